@@ -1,0 +1,115 @@
+"""Judge samples of the forgotten class by a classifier: entropy, probability, accuracy, confusion, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from functions.cli import run_main
+from functions.config import DATASETS
+from functions.errors import InputError
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--sample_path", required=True, help="folder of samples (F/0, or F with a folder per class) or .npz"
+    )
+    parser.add_argument(
+        "--dataset", required=True, choices=DATASETS, help="what the classifier was trained on"
+    )
+    parser.add_argument("--label_of_forgotten_class", type=int, required=True)
+    parser.add_argument(
+        "--classifier", help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
+    )
+    parser.add_argument("-b", "--batch_size", "--batch-size", type=int, default=256)
+    parser.add_argument("--out", help="JSON to write (default: metrics.json in the sample folder)")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args(argv)
+    if args.batch_size <= 0:
+        raise InputError(f"--batch_size {args.batch_size}: wanted more than 0")
+    args.classifier = args.classifier or default_classifier(args.dataset)
+    return args
+
+
+def default_classifier(dataset: str) -> str:
+    """The one that train_classifier.py makes by default for this data set."""
+    here = [f"{dataset}_{arch}.pth" for arch in ("resnet34", "cnn")]
+    return next((name for name in here if Path(name).is_file()), here[dataset in ("digits", "shapes")])
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    import models
+    from functions import metrics
+    from functions.distributed import choose_device
+    from functions.features import extract
+    from functions.judge import feature_network, judge_protocol, load_judge, require_shape
+    from functions.metrics_file import metrics_path, write_section
+    from functions.sample_folders import find_samples
+
+    model, judge = load_judge(args.classifier, models.build)
+    if judge["dataset"] != args.dataset:
+        raise InputError(f"{args.classifier}: trained on {judge['dataset']}, --dataset says {args.dataset}")
+    label, n_classes = args.label_of_forgotten_class, len(judge["classes"])
+    if not 0 <= label < n_classes:
+        raise InputError(
+            f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}"
+        )
+    samples = find_samples(args.sample_path)
+    forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
+
+    device = choose_device(args.device)
+    check = lambda shape: require_shape(judge, shape, args.sample_path)
+    logits = extract(
+        feature_network(model.to(device)), samples, judge["shape"][0], args.batch_size, device, check
+    ).logits
+    logits = logits.cpu()
+    numbers = metrics.forgetting(logits[forgotten], label)
+    by_class = metrics.class_accuracy(logits[kept], samples.labels[kept]) if len(kept) else {}
+    report(numbers, by_class, judge)
+    protocol = {"judge": judge_protocol(judge), "n_samples": numbers["n"]}
+    section = {"forgotten": numbers, "kept": by_class}
+    path = metrics_path(args.sample_path, args.out)
+    write_section(path, "classifier_evaluation", section, args.sample_path, protocol, {"class": label})
+    print(f"Saved {path}")
+
+
+def select(labels, label: int, n_classes: int, source: str):
+    """Indices of the forgotten class's samples and of the others'. No class folders: all are the forgotten class's."""
+    known = (labels >= 0) & (labels < n_classes)
+    if not known.any():
+        return (~known).nonzero().flatten(), known.nonzero().flatten()
+    if not known.all():
+        raise InputError(
+            f"{source}: {int((~known).sum())} images lie outside the class folders 0 to {n_classes - 1}"
+        )
+    if not (labels == label).any():
+        found = ", ".join(map(str, labels.unique().tolist()))
+        raise InputError(f"{source}: holds class {found}, --label_of_forgotten_class says {label}")
+    return (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
+
+
+def report(numbers: dict, by_class: dict, judge: dict) -> None:
+    """The published three lines, then what they leave open."""
+    interval = {key: f"[{low:.4f}, {high:.4f}]" for key, (low, high) in numbers["interval"].items()}
+    print("Classifier evaluation:")
+    print(f"Average entropy: {numbers['entropy']}")
+    print(f"Average prob of forgotten class: {numbers['prob']}")
+    print(
+        f"Accuracy of forgotten class: {numbers['accuracy']:.4f}, 95 % {interval['accuracy']} ({numbers['n']} samples)"
+    )
+    print(f"UA: {numbers['ua']:.4f}, 95 % {interval['ua']}")
+    print(f"95 % intervals: entropy {interval['entropy']}, prob {interval['prob']}")
+    counts = ", ".join(
+        f"{name} {k}" for name, k in zip(judge["classes"], numbers["confusion"], strict=True) if k
+    )
+    print(f"Classified as: {counts}")
+    for c, row in by_class.items():
+        print(f"Accuracy of class {c}: {row['accuracy']:.4f} ({row['n']} samples)")
+    print(f"Judge: {judge['dataset']} {judge['arch']}, test accuracy {judge['test_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

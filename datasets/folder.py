@@ -1,0 +1,184 @@
+"""A data set on disk: one folder of images per class, decoded lazily by a torch DataLoader."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.images import DataError, fit, from_pil, to_unit, upload
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+GREY = {"1", "L"}
+COLOUR = {"RGB", "P", "CMYK", "YCbCr"}
+ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+# What Pillow raises for a file that is not, or no longer, an image.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """`decoder[indices]` is a batch (B, C, H, W) uint8; all that a worker process needs to know."""
+
+    files: tuple[str, ...]
+    mode: str  # L where every file is grey, else RGB: then palettes, CMYK and grey files are converted
+    image_size: int | None
+
+    def __getitem__(self, indices: list[int]) -> Tensor | DataError:
+        # An error is returned: raised in a worker process, it would arrive with a traceback for its text.
+        try:
+            return torch.stack([self.decode(self.files[i]) for i in indices])
+        except DataError as error:
+            return error
+
+    def decode(self, file: str) -> Tensor:
+        """(C, H, W) uint8. Raises DataError naming the file if it is corrupt."""
+        try:
+            with Image.open(file) as image:
+                image = image.convert(self.mode)
+        except BROKEN as error:
+            raise DataError(f"{file}: not a readable image ({error})") from None
+        return from_pil(image if self.image_size is None else fit(image, self.image_size))
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Like ImageSet, with files in place of `images`; batches arrive on the device of `labels`."""
+
+    decoder: Decoder
+    labels: Tensor  # (N,) int64
+    classes: tuple[str, ...]
+    name: str
+    split: str
+    shape: tuple[int, int, int]  # (C, H, W)
+
+    index_device = torch.device("cpu")  # files are opened by the host
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def to(self, device: torch.device | str) -> FolderImages:
+        """The same set with its batches on another device."""
+        return replace(self, labels=self.labels.to(device))
+
+    def batches(self, indices: Iterable[Tensor], n_workers: int = 0) -> Iterator[Tensor]:
+        """For each LongTensor (B,), its images (B, C, H, W) uint8, decoded ahead by `n_workers` processes."""
+        loader = DataLoader(
+            self.decoder,
+            batch_size=None,  # the sampler's elements are whole batches
+            sampler=(i.tolist() for i in indices),
+            num_workers=n_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it draws from the global one, and resuming shifts dropout
+        )
+        for x in loader:
+            if isinstance(x, DataError):
+                raise x
+            yield upload(x, self.device)
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) float32 in [0, 1] and c (B,) of these indices, on the device."""
+        return to_unit(next(self.batches([indices]))), self.labels[indices.to(self.device)]
+
+
+def load(path: str, split: str, image_size: int | None, seed: int) -> FolderImages:
+    """The images below `path/<class>/`, or `path/train/<class>/` and `path/test/<class>/` if it has those.
+
+    Classes are the folder names, sorted (integers numerically), of train for both parts. Reads headers only.
+    Without `image_size`, images of unequal size are refused. `seed` is not used.
+    """
+    root, classes = _layout(Path(path), split)
+    members = [_files(root / c) for c in classes]
+    files = tuple(str(f) for m in members for f in m)
+    labels = torch.repeat_interleave(torch.tensor([len(m) for m in members]))
+    empty = [c for c, m in zip(classes, members) if not m]
+    if empty and (split == "train" or not files):
+        raise DataError(f"{root / empty[0]}: no images in this class folder (data.path)")
+    mode, (width, height) = _header_of_all(files, image_size)
+    if image_size is not None:
+        width = height = image_size
+    return FolderImages(Decoder(files, mode, image_size), labels, classes, "folder", split,
+                        (1 if mode == "L" else 3, height, width))  # fmt: skip
+
+
+def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder that holds the class folders of this part, and the class names."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder (data.path)")
+    parts = _folders(path)
+    if not (parts and set(parts) <= {"train", "val", "test"}):  # else `train` may be a class, beside `car`
+        if split == "test":
+            raise DataError(f"{path}: no test images; wanted {path}/train and {path}/test (data.path)")
+        return path, _classes(path)
+    if split not in parts:
+        raise DataError(f"{path}: has no sub-folder {split!r}, only {', '.join(parts)} (data.path)")
+    classes = _classes(path / ("train" if "train" in parts else split))
+    unknown = set(_classes(path / split)) - set(classes)
+    if unknown:
+        raise DataError(f"{path / split / min(unknown)}: a class that {path / 'train'} does not have")
+    return path / split, classes
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    names = _folders(root)
+    if not names:
+        raise DataError(f"{root}: no images; wanted {root}/<class>/<image>.png (data.path)")
+    return names
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    return tuple(sorted((e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."), key=_natural))
+
+
+def _files(folder: Path) -> list[Path]:
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
+    return sorted(files, key=lambda f: (str(f.parent), _natural(f.stem)))
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Sorts integers numerically and before everything else."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def _header_of_all(files: tuple[str, ...], image_size: int | None) -> tuple[str, tuple[int, int]]:
+    """The mode that all files can be decoded to, L or RGB, and their (width, height)."""
+    mode, size = "L", None
+    for file in tqdm(files, desc="reading image headers", disable=None, delay=2, leave=False):
+        colour, found = _header(file)
+        size = size or found
+        mode = "RGB" if colour else mode
+        if image_size is None and found != size:
+            one, other = (f"{name} is {w}x{h}" for name, (w, h) in ((files[0], size), (file, found)))
+            raise DataError(f"images of unequal size: {one}, {other} (data.image_size resizes all)")
+    return mode, size
+
+
+def _header(file: str) -> tuple[bool, tuple[int, int]]:
+    """(is it in colour, (width, height)). Raises DataError for alpha, more than 8 bits, and no image."""
+    try:
+        with Image.open(file) as image:
+            mode, size = image.mode, image.size
+            alpha = mode in ALPHA or "transparency" in image.info
+    except BROKEN as error:
+        raise DataError(f"{file}: not a readable image ({error})") from None
+    if alpha:
+        raise DataError(f"{file}: has transparency (mode {mode}); flatten it onto a background first")
+    if mode not in GREY | COLOUR:
+        raise DataError(f"{file}: mode {mode} is not supported; wanted 8-bit grey or RGB")
+    return mode in COLOUR, size

@@ -1,0 +1,120 @@
+"""Fishers and masks on disk: safetensors with their provenance as JSON, checked before use.
+
+Provenance says what an artifact was made for and how: checkpoint hash, forget selection, estimator, guidance, draws,
+threshold, kept share, names and shapes. A stage refuses what was made for another model, class or architecture.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from functions.checkpoint import plain_names
+from functions.errors import InputError
+from functions.files import write_atomic
+from functions.saliency import Mask, pack_bits, unpack_bits
+
+Shapes = dict[str, tuple[int, ...]]
+TORCH_FILES = (b"PK", b"\x80\x02")  # how files of torch.save begin: zip, and the pickles of before 1.6
+
+
+def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
+    """Tensors by parameter name, with the provenance in the file's header. Atomic."""
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomic(path, safetensors.torch.save(contiguous, metadata={"provenance": json.dumps(provenance)}))
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, provenance). Raises InputError where the file is missing, cut in half or not ours."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            provenance = json.loads((file.metadata() or {})["provenance"])
+            return {name: file.get_tensor(name) for name in file.keys()}, provenance  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
+    except (KeyError, json.JSONDecodeError):
+        raise InputError(f"{path}: carries no provenance: not written by this toolkit") from None
+
+
+def save_mask(path: Path | str, mask: Mask, provenance: dict) -> None:
+    """Packed bits, N / 8 bytes; the shapes go into the provenance."""
+    shapes = {name: list(m.shape) for name, m in mask.items()}
+    save_tensors(path, {name: pack_bits(m) for name, m in mask.items()}, {**provenance, "shapes": shapes})
+
+
+def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> Mask:
+    """The mask in `path`: ours, or a `.pt` of the SalUn scripts.
+
+    Raises InputError where its names and shapes are not `shapes`, or its provenance is not `wanted` (see
+    `check_provenance`); None leaves that check out.
+    """
+    foreign = Path(path).suffix in (".pt", ".pth")
+    if foreign:
+        mask = _foreign_mask(path, shapes)
+    else:
+        packed, found = load_tensors(path)
+        if "shapes" not in found:
+            raise InputError(f"mask {path}: is no mask, but a file of {found.get('estimator', 'other')} tensors "
+                             "(generate_fisher_mask.py makes masks)")  # fmt: skip
+        if wanted is not None:
+            check_provenance(found, wanted, path)
+        mask = {name: unpack_bits(packed[name], tuple(shape)) for name, shape in found["shapes"].items()}
+    if shapes is not None:
+        check_shapes({n: tuple(m.shape) for n, m in mask.items()}, shapes, f"mask {path}")
+    if foreign:
+        print(f"mask {path}: foreign, provenance: none; nothing but its names and shapes is checked", file=sys.stderr)
+    return mask
+
+
+def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
+    """A dict of 0/1 tensors of any number type, `module.` before names, int 0 for a tensor that is all zero."""
+    if not Path(path).is_file():
+        raise InputError(f"mask {path}: no such file")
+    with open(path, "rb") as file:
+        if not file.read(2).startswith(TORCH_FILES):
+            raise InputError(f"mask {path}: damaged or not a file of torch.save")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"mask {path}: damaged or not a dict of tensors ({reason})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"mask {path}: wanted a dict of tensors by parameter name, got a {type(found).__name__}")
+    mask = {}
+    for name, m in plain_names(found).items():
+        if isinstance(m, int) and m == 0:
+            m = torch.zeros((shapes or {}).get(name, ()))
+        if not isinstance(m, Tensor) or not bool(((m == 0) | (m == 1)).all()):
+            raise InputError(f"mask {path}: {name}: wanted a tensor of zeros and ones")
+        mask[name] = m.bool()
+    return mask
+
+
+def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
+    """Raises InputError with the number of names or shapes that differ, and the first five."""
+    wrong = [n for n in sorted(found.keys() | wanted.keys()) if found.get(n) != wanted.get(n)]
+    if wrong:
+        raise InputError(f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
+                         f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")  # fmt: skip
+
+
+def check_provenance(found: dict, wanted: dict, path: Path | str) -> None:
+    """Raises InputError where a mask was made for another data set, class or checkpoint than `wanted`."""
+    made, asked = found["forget"], wanted["forget"]
+    if made["dataset"] != asked["dataset"]:
+        raise InputError(f"mask {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")
+    if made["label"] != asked["label"]:
+        raise InputError(f"mask {path}: made for class {made['label']}, this run forgets class {asked['label']} "
+                         "(--label_to_forget)")  # fmt: skip
+    if found["checkpoint"] != wanted["checkpoint"]:
+        raise InputError(f"mask {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
+                         f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)")  # fmt: skip

@@ -1,0 +1,149 @@
+"""Checkpoints: `ckpts/step_NNNNNNN/{model,ema}.safetensors, state.pt, meta.json`, whole or absent.
+
+A snapshot is written under a temporary name, flushed and renamed; `ckpts/latest` names the newest. Weights are plain
+safetensors under the plain model's names; `state.pt` holds tensors and numbers only and loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from functions.errors import InputError
+from functions.files import read_json, sha256_bytes, sha256_file, write_atomic, write_json
+
+WRAPPERS = ("module.", "_orig_mod.")
+FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+
+
+def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Strip what DataParallel, DistributedDataParallel and torch.compile put before names."""
+    plain = {}
+    for name, tensor in state.items():
+        while name.startswith(WRAPPERS):
+            name = name[len(next(w for w in WRAPPERS if name.startswith(w))) :]
+        plain[name] = tensor
+    return plain
+
+
+def save(
+    run: Path | str, step: int, weights: dict[str, dict[str, Tensor]], state: dict, meta: dict, keep: int
+) -> Path:
+    """Write snapshot `step` of a run, point `latest` at it, and delete older ones beyond the newest `keep`.
+
+    `weights` maps `raw` and, where there is one, `ema` to state dicts. The weights' hashes are added to `meta`.
+    """
+    ckpts = Path(run) / "ckpts"
+    final, temporary = ckpts / f"step_{step:07d}", ckpts / f".step_{step:07d}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        hashes = {}
+        for kind, tensors in weights.items():
+            data = safetensors.torch.save({k: v.contiguous() for k, v in plain_names(tensors).items()})
+            write_atomic(temporary / FILES[kind], data)
+            hashes[FILES[kind]] = sha256_bytes(data)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(temporary / "state.pt", buffer.getvalue())
+        hashes["state.pt"] = sha256_bytes(buffer.getvalue())
+        write_json(temporary / "meta.json", {**meta, "step": step, "files": hashes})
+        shutil.rmtree(final, ignore_errors=True)  # the same step, written again after a resume
+        os.rename(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    write_atomic(ckpts / "latest", final.name + "\n")
+    for old in sorted(ckpts.glob("step_*"))[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return final
+
+
+def resolve(folder: Path | str) -> Path:
+    """The newest snapshot of a run folder, or the folder itself where it is a snapshot."""
+    folder = Path(folder)
+    if (folder / "meta.json").is_file():
+        return folder
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder (--ckpt_folder)")
+    latest = folder / "ckpts" / "latest"
+    if latest.is_file():
+        named = folder / "ckpts" / latest.read_text().strip()
+        if (named / "meta.json").is_file():
+            return named
+    snapshots = sorted((folder / "ckpts").glob("step_*/meta.json"))
+    if not snapshots:
+        raise InputError(f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder)")
+    return snapshots[-1].parent
+
+
+def load_meta(folder: Path | str) -> dict:
+    """`meta.json` of the newest snapshot."""
+    return read_json(resolve(folder) / "meta.json")
+
+
+def weights_hash(folder: Path | str, kind: Literal["ema", "raw"]) -> str:
+    """The recorded SHA-256 of the weights that `load_weights` reads: a checkpoint's identity in provenance."""
+    meta = load_meta(folder)
+    name = FILES[kind]
+    if name not in meta["files"]:
+        there = ", ".join(k for k, f in FILES.items() if f in meta["files"])
+        raise InputError(f"{folder}: has no {kind} weights, only {there} (init_weights, --weights)")
+    return meta["files"][name]
+
+
+def choose_kind(folder: Path | str, kind: Literal["auto", "ema", "raw"]) -> Literal["ema", "raw"]:
+    """`auto` is EMA where the checkpoint has one, otherwise raw."""
+    if kind != "auto":
+        return kind
+    return "ema" if FILES["ema"] in load_meta(folder)["files"] else "raw"
+
+
+def load_weights(folder: Path | str, kind: Literal["ema", "raw"]) -> dict[str, Tensor]:
+    """The weights of the newest snapshot, by plain name. Raises InputError where the file is cut or altered."""
+    wanted = weights_hash(folder, kind)
+    path = resolve(folder) / FILES[kind]
+    check_hash(path, wanted)
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def load_state(folder: Path | str) -> dict:
+    """Optimiser state and data positions of the newest snapshot, onto the CPU."""
+    path = resolve(folder) / "state.pt"
+    check_hash(path, load_meta(folder)["files"]["state.pt"])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def check_hash(path: Path, wanted: str) -> None:
+    """A file that is cut in half or altered is refused before anything reads it."""
+    if not path.is_file():
+        raise InputError(f"{path}: missing from the checkpoint")
+    if (found := sha256_file(path)) != wanted:
+        raise InputError(
+            f"{path}: damaged: sha256 {found[:12]}, meta.json says {wanted[:12]} ({path.stat().st_size} bytes)"
+        )
+
+
+def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Strict loading; a mismatch is one line with the count and the first five names."""
+    own = model.state_dict()
+    wrong = [n for n in sorted(own.keys() | weights.keys())
+             if n not in own or n not in weights or own[n].shape != weights[n].shape]  # fmt: skip
+    if wrong:
+        raise InputError(f"{source}: {len(wrong)} tensors do not fit the model: {', '.join(wrong[:5])}")
+    model.load_state_dict(weights)

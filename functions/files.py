@@ -1,0 +1,80 @@
+"""Files that are whole or absent: atomic writes, hashes, JSON, and the toolkit's version. Torch-free."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from functions.errors import InputError
+
+VERSION = "0.1.0"
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write through a temporary name in the same folder, flush to disk, rename: no reader sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of a byte string."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path | str, content: object) -> None:
+    """Atomic, indented, strict JSON: NaN and infinity are refused, because no reader elsewhere takes them."""
+    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> dict:
+    """The object in a JSON file. Raises InputError with the file's name where it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+@functools.cache
+def version() -> str:
+    """`0.1.0+abc1234`: toolkit version and, in a git checkout, the commit."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit: the version alone is true
+        return VERSION
+    return f"{VERSION}+{commit}"

@@ -1,0 +1,245 @@
+"""The numbers that judge samples, as pure functions of features (N,D) and logits (N,K). No files, no models.
+
+All in float64 but distances, which keep the features' type: on many GPUs float64 costs 30 times more.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from functions.errors import InputError
+from functions.randomness import keyed_generator
+
+Z_95 = 1.959963984540054  # the 97.5 % quantile of N(0, 1)
+BLOCK = 1 << 26  # numbers in one block of a distance matrix: 256 MB in float32
+
+
+# ---- distributions of features ----
+
+
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D,D) of features (N,D), float64. Raises InputError for fewer than 2 rows."""
+    _require(len(features), 2, "a covariance")
+    features = features.double()
+    mu = features.mean(0)
+    centred = features - mu
+    return mu, centred.T @ centred / (len(features) - 1)
+
+
+def fid(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tensor) -> float:
+    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)): squared Wasserstein-2 distance of two Gaussians.
+
+    S_1 S_2 has the eigenvalues of the symmetric S_1^(1/2) S_2 S_1^(1/2), so the trace needs no matrix square root of
+    a product, and no covariance needs a ridge. Rounding below 0 is cut. Source: Heusel et al. 2017, arXiv 1706.08500.
+    """
+    mu_1, sigma_1, mu_2, sigma_2 = (a.double() for a in (mu_1, sigma_1, mu_2, sigma_2))
+    values, vectors = torch.linalg.eigh(sigma_1)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # S_1^(1/2)
+    product = root @ sigma_2 @ root
+    trace_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (mu_1 - mu_2).square().sum() + sigma_1.trace() + sigma_2.trace() - 2 * trace_root
+    return max(distance.item(), 0.0)
+
+
+def inception_score(logits: Tensor, split: int = 5000) -> float:
+    """exp(mean_x KL(p(y|x) || p(y))), p(y) the mean over a split of 5000 images; in [1, K].
+
+    The mean over splits is weighted by their sizes, so a short last split counts as little as it is; equal splits give
+    the published number. Source: Salimans et al. 2016, arXiv 1606.03498.
+    """
+    _require(len(logits), 1, "an Inception Score")
+    total = 0.0
+    for part in logits.double().log_softmax(1).split(split):
+        log_marginal = part.logsumexp(0) - math.log(len(part))
+        kl = (part.exp() * (part - log_marginal)).sum(1).mean()
+        total += len(part) * kl.exp().item()
+    return total / len(logits)
+
+
+def precision_recall(samples: Tensor, reference: Tensor, k: int = 3) -> tuple[float, float]:
+    """Precision: share of samples within the reference manifold. Recall: share of the reference within the samples'.
+
+    The manifold of a set is the union of balls around its points that reach their k-th neighbour in the set.
+    Distances come in blocks, so memory is bounded. Source: Kynkäänniemi et al. 2019, arXiv 1904.06991.
+    """
+    _require(min(len(samples), len(reference)), k + 1, f"precision and recall with k = {k}")
+    centre = reference.mean(0)  # distances through |a|^2 + |b|^2 - 2ab lose fewer digits near the origin
+    samples, reference = samples - centre, reference - centre
+    radii_s, radii_r = radii(samples, k), radii(reference, k)
+    inside_r = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
+    precise = 0
+    for rows, radii_rows in zip(
+        _blocks(samples, len(reference)), _blocks(radii_s, len(reference)), strict=True
+    ):
+        d = squared_distances(rows, reference)
+        precise += (d <= radii_r).any(1).sum().item()
+        inside_r |= (d <= radii_rows[:, None]).any(0)
+    return precise / len(samples), inside_r.double().mean().item()
+
+
+def radii(features: Tensor, k: int = 3) -> Tensor:
+    """Squared distance (N,) from each point to its k-th nearest other point; duplicates count as neighbours."""
+    out, start = [], 0
+    for rows in _blocks(features, len(features)):
+        d = squared_distances(rows, features)
+        own = torch.arange(len(rows), device=d.device)
+        d[own, start + own] = torch.inf  # a point is not its own neighbour
+        out.append(d.kthvalue(k, dim=1).values)
+        start += len(rows)
+    return torch.cat(out)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|^2 (N,M) for (N,D) and (M,D)."""
+    d = torch.addmm(b.square().sum(1)[None], a, b.T, alpha=-2)
+    return d.add_(a.square().sum(1)[:, None]).clamp_(min=0)
+
+
+def kid(
+    samples: Tensor, reference: Tensor, n_subsets: int = 100, size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Unbiased MMD^2 with k(a, b) = (a.b / D + 1)^3 over random subsets: their mean and standard deviation.
+
+    100 subsets of min(1000, N), drawn without replacement; once where the whole of both sets is the only subset.
+    May be negative. Source: Bińkowski et al. 2018, arXiv 1801.01401.
+    """
+    size = min(size, len(samples), len(reference))
+    _require(size, 2, "KID")
+    if size == len(samples) == len(reference):
+        return mmd2(samples, reference).item(), 0.0
+    generator = keyed_generator(seed, "kid")
+    values = [
+        mmd2(_subset(samples, size, generator), _subset(reference, size, generator)) for _ in range(n_subsets)
+    ]
+    values = torch.stack(values)
+    return values.mean().item(), values.std().item() if n_subsets > 1 else 0.0
+
+
+def mmd2(x: Tensor, y: Tensor) -> Tensor:
+    """Unbiased MMD^2 of (M,D) and (N,D): mean_{i!=j} k(x_i,x_j) + mean_{i!=j} k(y_i,y_j) - 2 mean k(x_i,y_j)."""
+    x, y = x.double(), y.double()
+    d, m, n = x.shape[1], len(x), len(y)
+    xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within_x = (xx.sum() - xx.trace()) / (m * (m - 1))
+    within_y = (yy.sum() - yy.trace()) / (n * (n - 1))
+    return within_x + within_y - 2 * xy.mean()
+
+
+def compare(
+    samples: Tensor, reference: Tensor, logits: Tensor, spatial: tuple[Tensor, Tensor] | None = None
+) -> dict:
+    """All distribution numbers: pooled features (N,D) and (M,D), the SAMPLES' logits (N,K), spatial ones if any.
+
+    `notes` says what a reader must know before comparing: too few images, or a number that does not exist.
+    """
+    n, m, dims = len(samples), len(reference), samples.shape[1]
+    precision, recall = precision_recall(samples, reference)
+    kid_mean, kid_std = kid(samples, reference)
+    notes = []
+    if spatial is None:
+        notes.append("sFID does not exist for this feature network: it has no spatial features")
+    if min(n, m) <= dims:
+        notes.append(
+            f"{min(n, m)} images for {dims} feature dimensions: FID is biased upwards, compare by KID"
+        )
+    if n != m:
+        notes.append(f"{n} samples against {m} reference images: FID and recall depend on both counts")
+    return {
+        "n_samples": n,
+        "n_reference": m,
+        "inception_score": inception_score(logits),
+        "fid": fid(*statistics(samples), *statistics(reference)),
+        "sfid": None if spatial is None else fid(*statistics(spatial[0]), *statistics(spatial[1])),
+        "precision": precision,
+        "recall": recall,
+        "kid": kid_mean,
+        "kid_std": kid_std,
+        "interval": {"precision": wilson(round(precision * n), n), "recall": wilson(round(recall * m), m)},
+        "notes": notes,
+    }
+
+
+def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    return features[torch.randperm(len(features), generator=generator)[:size].to(features.device)]
+
+
+def _blocks(features: Tensor, columns: int) -> tuple[Tensor, ...]:
+    """Row blocks whose distances to `columns` points fit BLOCK numbers."""
+    return features.split(max(1, BLOCK // columns))
+
+
+def _require(n: int, least: int, what: str) -> None:
+    if n < least:
+        raise InputError(f"{n} image{'s' * (n != 1)}: {what} needs at least {least}")
+
+
+# ---- what a classifier says about samples ----
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_c p_c log p_c (N,) in nats: 0 for a certain answer, ln K for a uniform one."""
+    log_p = logits.double().log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def forgetting(logits: Tensor, label: int, seed: int = 0) -> dict:
+    """The numbers of the forgotten class from samples asked for as class `label`: logits (N,K).
+
+    `accuracy` is the share with argmax = label (the published FA), `ua` = 1 - accuracy, `prob` the mean p(label),
+    `entropy` in nats, `confusion` the count of each argmax. 95 % intervals: Wilson for shares, bootstrap for means.
+    """
+    _require(len(logits), 1, "a classifier evaluation")
+    n, n_classes = logits.shape
+    if not 0 <= label < n_classes:
+        raise InputError(
+            f"class {label}: the classifier knows 0 to {n_classes - 1} (--label_of_forgotten_class)"
+        )
+    confusion = torch.bincount(logits.argmax(1), minlength=n_classes).tolist()
+    prob, h = logits.double().softmax(1)[:, label], entropy(logits)
+    low, high = wilson(confusion[label], n)
+    return {
+        "class": label,
+        "n": n,
+        "accuracy": confusion[label] / n,
+        "ua": 1 - confusion[label] / n,
+        "prob": prob.mean().item(),
+        "entropy": h.mean().item(),
+        "confusion": confusion,
+        "interval": {
+            "accuracy": [low, high],
+            "ua": [1 - high, 1 - low],
+            "prob": bootstrap(prob, seed=seed),
+            "entropy": bootstrap(h, seed=seed),
+        },
+    }
+
+
+def class_accuracy(logits: Tensor, labels: Tensor) -> dict[int, dict]:
+    """`{class: {n, accuracy, interval}}` for each class in `labels` (N,): share whose argmax is the class asked for."""
+    right = logits.argmax(1) == labels
+    out = {}
+    for label in labels.unique().tolist():
+        k, n = int(right[labels == label].sum()), int((labels == label).sum())
+        out[label] = {"n": n, "accuracy": k / n, "interval": wilson(k, n)}
+    return out
+
+
+def wilson(k: int, n: int) -> list[float]:
+    """95 % interval of a share k/n: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). Source: Wilson 1927."""
+    p, z2 = k / n, Z_95**2
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return [max(0.0, middle - half) if k else 0.0, min(1.0, middle + half) if k < n else 1.0]
+
+
+def bootstrap(values: Tensor, resamples: int = 1000, seed: int = 0) -> list[float]:
+    """95 % percentile interval of the mean of values (N,), from means of N draws with replacement."""
+    values, n = values.double().cpu(), len(values)
+    generator = keyed_generator(seed, "bootstrap")
+    chunk = max(1, BLOCK // 8 // n)
+    counts = [min(chunk, resamples - done) for done in range(0, resamples, chunk)]
+    means = [values[torch.randint(n, (rows, n), generator=generator)].mean(1) for rows in counts]
+    return torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

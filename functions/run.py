@@ -1,0 +1,83 @@
+"""The folder of a run: where it lies, its config, what it prints and its numbers. Torch-free."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import traceback
+from pathlib import Path
+
+from tqdm import tqdm
+
+from functions.errors import InputError
+from functions.files import write_atomic
+
+
+def run_parent(results: str, dataset: str, mode: str, label: int | None) -> Path:
+    """`results/<dataset>/<mode>` for runs that make a model, else `results/<dataset>/forget_<label>/<mode>`."""
+    root = Path(results) / dataset
+    return root / mode if mode in ("pretrain", "retrain") else root / f"forget_{label}" / mode
+
+
+class RunFolder:
+    """`logs/config.yml`, `logs/stdout.txt` and `logs/stats.jsonl` of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.logs = path / "logs"
+
+    @classmethod
+    def create(cls, parent: Path, config: str) -> RunFolder:
+        """`<parent>/<yyyy_mm_dd_hhmmss>`, with a suffix where two runs start in one second."""
+        stamp = datetime.datetime.now().strftime("%Y_%m_%d_%H%M%S")
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"_{i}" for i in range(1, 100))):
+            try:
+                (parent / (stamp + suffix)).mkdir()
+            except FileExistsError:
+                continue
+            run = cls(parent / (stamp + suffix))
+            write_atomic(run.logs / "config.yml", config)
+            return run
+        raise InputError(f"{parent}: a hundred runs began in this second")
+
+    @classmethod
+    def reopen(cls, path: Path | str) -> RunFolder:
+        """The folder of an earlier run, for `--resume`."""
+        run = cls(Path(path))
+        if not (run.logs / "config.yml").is_file():
+            raise InputError(f"--resume {path}: not a run folder (wanted logs/config.yml in it)")
+        return run
+
+    def say(self, line: str) -> None:
+        """To the screen, above any progress bar, and to logs/stdout.txt."""
+        tqdm.write(line)
+        with open(self.logs / "stdout.txt", "a") as file:
+            file.write(line + "\n")
+
+    def record(self, stats: dict[str, float]) -> None:
+        """One line of logs/stats.jsonl."""
+        with open(self.logs / "stats.jsonl", "a") as file:
+            file.write(json.dumps(stats, allow_nan=False) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of stats.jsonl after `step` (and a half-written last one): they are computed again."""
+        path = self.logs / "stats.jsonl"
+        if not path.exists():
+            return
+        kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
+        write_atomic(path, "".join(kept))
+
+    def keep_traceback(self) -> None:
+        """The traceback of the exception being handled goes to the log; the screen gets one line."""
+        with open(self.logs / "stdout.txt", "a") as file:
+            file.write(traceback.format_exc())
+            os.fsync(file.fileno())
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")

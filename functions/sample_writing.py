@@ -1,0 +1,76 @@
+"""Finished images to PNGs: a folder per class, or one picture with a row per class."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+WRITERS = 4  # threads that compress PNGs while the next batch is drawn
+GRID_PIXELS = 32  # an image's smallest side on a picture
+
+
+def to_uint8(images: Tensor, minmax: bool) -> Tensor:
+    """(N,C,H,W) in [0,1] -> 0..255 rounded, on the host; `minmax`: each image stretched by its own extremes first."""
+    if minmax:
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        images = (images - low) / (high - low).clamp(min=1e-5)
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def write_images(
+    folder: Path, batches: Iterable[tuple[Sequence[tuple[int, int]], Tensor]], minmax: bool
+) -> None:
+    """`<folder>/<c>/<k>.png` for pairs (c, k), by threads, while the next batch is drawn.
+
+    A write that fails raises its OSError before another batch is written.
+    """
+    done, pending = 0, []
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for pairs, images in batches:
+            for future in pending:
+                future.result()
+            for c in {c for c, _ in pairs}:
+                (folder / str(c)).mkdir(parents=True, exist_ok=True)
+            pixels = to_uint8(images, minmax).numpy()
+            pending = [
+                pool.submit(save_png, folder / str(c) / f"{k}.png", p) for (c, k), p in zip(pairs, pixels)
+            ]
+            done += len(pairs)
+            if not sys.stderr.isatty():  # where the progress bar is off
+                print(f"{folder}: {done} images drawn", flush=True)
+        for future in pending:
+            future.result()
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """(C,H,W) uint8 as grey (C = 1) or RGB, under a temporary name first: a kill never leaves half a PNG.
+
+    The temporary name is the same each time, so that the next run replaces what a killed one left.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(
+            temporary, format="PNG"
+        )
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def grid(pixels: Tensor, columns: int) -> Tensor:
+    """(rows * columns, C, H, W) -> one (C, ., .), small images enlarged, a black pixel between them."""
+    scale = max(1, GRID_PIXELS // pixels.shape[-1])
+    pixels = F.pad(pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3), (0, 1, 0, 1))
+    n, channels, height, width = pixels.shape
+    rows = pixels.view(n // columns, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return rows.reshape(channels, n // columns * height, columns * width)[:, :-1, :-1]

@@ -1,0 +1,235 @@
+"""Classifiers that judge samples (and that the classification world unlearns).
+
+All take images (N,C,H,W) in [0,1]: normalisation, and resizing where asked for, happen inside, in buffers that travel
+with the weights. All have `features(x)` (N,D), the penultimate features, and `classify(features)` (N,K), the logits;
+`model(x)` is the one after the other. Parameter names are those of the plain torchvision or timm model.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESNETS = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+}
+
+
+class ArchitectureError(ValueError):
+    """No such architecture, or one that cannot take these images."""
+
+    user_error = True
+
+
+class WeightsError(ValueError):
+    """ImageNet weights cannot be had."""
+
+    user_error = True
+
+
+class SmallCNN(nn.Module):
+    """Two 3x3 convolutions with BatchNorm per resolution, halving down to 4 pixels or less, then a global mean.
+
+    `width` channels at full resolution, then 2 and at most 4 times as many: 64 features on 8x8, 128 from 16x16 on.
+    """
+
+    def __init__(self, in_channels: int, n_classes: int, image_size: int, width: int = 32) -> None:
+        super().__init__()
+        layers, channels, out, size = [], in_channels, width, image_size
+        while True:
+            layers += [*_block(channels, out), *_block(out, out)]
+            channels = out
+            if size <= 4:
+                break
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            size, out = (size + 1) // 2, min(2 * out, 4 * width)
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, n_classes)
+        _add_normalisation(self, (0.5,) * in_channels, (0.5,) * in_channels)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body((x - self.mean) / self.std).mean((2, 3))
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+class ResNet(torchvision.models.ResNet):
+    """torchvision's ResNet by name, for any number of channels; `resize`: the side that images are scaled to."""
+
+    def __init__(
+        self, arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None
+    ) -> None:
+        if arch not in RESNETS:
+            raise ArchitectureError(
+                f"architecture {arch!r}: torchvision's here are {', '.join(RESNETS)}; others are timm's"
+            )
+        block, layers = RESNETS[arch]
+        super().__init__(block, layers, num_classes=n_classes)
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.resize = resize
+        _add_normalisation(self, *_moments(in_channels, mean, std))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(_prepare(self, x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
+        return self.avgpool(x).flatten(1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.fc(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+class TimmMethods:
+    """What a timm model lacks: normalisation inside, `features` and `classify`. Mixed in before the model's class."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(_prepare(self, x)), pre_logits=True)
+
+    def classify(self, features: Tensor) -> Tensor:
+        head = self.get_classifier()
+        if isinstance(head, nn.Conv2d):  # some timm models end in a 1x1 convolution
+            return head(features[..., None, None]).flatten(1)
+        return head(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+def timm_classifier(
+    arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None
+) -> nn.Module:
+    """A timm model by name, weights random. Raises ArchitectureError for an unknown name or two-headed models."""
+    import timm  # a second of import, paid only by those who ask for it
+
+    if not timm.is_model(arch):
+        close = timm.list_models(f"{arch[:4]}*")[:3]
+        hint = f" (e.g. {', '.join(close)})" if close else ""
+        raise ArchitectureError(
+            f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}"
+        )
+    net = timm.create_model(arch, num_classes=n_classes, in_chans=in_channels, pretrained=False)
+    if not isinstance(net.get_classifier(), nn.Module):
+        raise ArchitectureError(
+            f"architecture {arch}: has more than one head, which no single feature vector feeds"
+        )
+    # A subclass, not a wrapper: names in checkpoints, masks and Fishers stay the plain model's.
+    net.__class__ = _with_methods(type(net))
+    net.resize = resize
+    _add_normalisation(net, *_moments(in_channels, mean, std))
+    return net
+
+
+@functools.cache
+def _with_methods(cls: type) -> type:
+    return type(cls.__name__, (TimmMethods, cls), {})
+
+
+def describe(
+    arch: str, n_classes: int, in_channels: int, image_size: int, width: int = 32, resize: int | None = None
+) -> dict:
+    """`{"name", "kwargs"}` for `models.build`: `cnn` is ours, `resnet*` torchvision's, any other name timm's."""
+    if arch == "cnn":
+        kwargs = {
+            "in_channels": in_channels,
+            "n_classes": n_classes,
+            "image_size": image_size,
+            "width": width,
+        }
+        return {"name": "cnn", "kwargs": kwargs}
+    kwargs = {"arch": arch, "n_classes": n_classes, "in_channels": in_channels, "resize": resize}
+    return {"name": "torchvision" if arch in RESNETS else "timm", "kwargs": kwargs}
+
+
+def load_imagenet(model: nn.Module, arch: str) -> None:
+    """ImageNet weights into a fresh `model`, all but the head; a first layer for C channels gets the colours' mean.
+
+    torchvision keeps them under `TORCH_HOME`, timm under `HF_HOME`. Raises WeightsError where they cannot be had.
+    """
+    state = _resnet_weights(arch) if arch in RESNETS else _timm_weights(arch)
+    own = model.state_dict()
+    first = next(name for name, weight in own.items() if weight.ndim == 4)
+    if state[first].shape[1] != own[first].shape[1]:
+        # sum over colours / C: an image whose C channels are equal gives what a grey RGB image gives
+        channels = own[first].shape[1]
+        state[first] = state[first].sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    head = {
+        f"{name}.{k}"
+        for name, m in model.named_modules()
+        if m is _head(model)
+        for k, _ in m.named_parameters()
+    }
+    lacking = sorted(set(own) - set(fitting) - head - {"mean", "std"})
+    if lacking:
+        raise WeightsError(f"ImageNet weights of {arch}: {lacking[0]} is missing or has another shape")
+    model.load_state_dict({k: v for k, v in fitting.items() if k not in head}, strict=False)
+
+
+def _head(model: nn.Module) -> nn.Module:
+    return model.fc if isinstance(model, ResNet) else model.get_classifier()
+
+
+def _resnet_weights(arch: str) -> dict[str, Tensor]:
+    try:
+        return torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(
+            progress=False, check_hash=True
+        )
+    except (OSError, RuntimeError) as error:  # no network, no room, or a download whose hash is wrong
+        raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
+
+
+def _timm_weights(arch: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        return timm.create_model(arch, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:  # RuntimeError: timm has no weights for this name
+        raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "reason", error)).split())
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+def _block(channels: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+
+
+def _moments(in_channels: int, mean, std) -> tuple:
+    """The given mean and std per channel, by default ImageNet's (its average for other than three channels)."""
+    if in_channels == 3:
+        return mean or IMAGENET_MEAN, std or IMAGENET_STD
+    return mean or (sum(IMAGENET_MEAN) / 3,) * in_channels, std or (sum(IMAGENET_STD) / 3,) * in_channels
+
+
+def _add_normalisation(module: nn.Module, mean, std) -> None:
+    module.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # (C,1,1)
+    module.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+
+def _prepare(module: nn.Module, x: Tensor) -> Tensor:
+    """(N,C,H,W) in [0,1] -> normalised, scaled to `resize` x `resize` where that is set."""
+    if module.resize and x.shape[-2:] != (module.resize, module.resize):
+        x = F.interpolate(
+            x, size=(module.resize, module.resize), mode="bilinear", align_corners=False, antialias=True
+        )
+    return (x - module.mean) / module.std

@@ -1,0 +1,248 @@
+"""The loop. A runner knows data, devices, optimiser, EMA, logging, checkpoints and resume; a method knows one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from datasets import Stream
+from functions import checkpoint
+from functions.artifacts import load_mask
+from functions.config import Config, config_hash, dump_config, parse_yaml
+from functions.distributed import parallel
+from functions.errors import InputError
+from functions.optim import make_optimizer, set_lr
+from functions.randomness import key_seed
+from functions.run import RunFolder, run_parent
+from functions.schedules import cosine_decay
+from runners.setup import GRID_ROW, Setup
+
+Mask = dict[str, Tensor]
+
+
+class Runner:
+    """One training run. Subclasses define `step(k)` and are not subclassed themselves.
+
+    Class attributes: `mode`, its name on the command line, and `fresh`, whether it starts from a new model.
+    Every random draw of step k comes from a generator seeded by (seed, k): nothing has to be restored on resume.
+    """
+
+    mode: str
+    fresh = False
+
+    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+        self.cfg, self.task, self.device, self.meta = cfg, setup.task, setup.device, setup.meta
+        self.plain, self.preview = setup.model, setup.preview
+        self.model = parallel(self.plain, self.device)
+        self.names, self.params = zip(*((n, p) for n, p in self.plain.named_parameters() if p.requires_grad))
+        self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim)
+        if cfg.unlearn and cfg.unlearn.optimizer_state == "separate":
+            self.optimizer_f = make_optimizer(self.params, cfg.optim)
+        self.remain = self._stream(setup, setup.remain, "remain")
+        self.forget = self._stream(setup, setup.forget, "forget") if setup.forget is not None else None
+        self.mask = self._load_mask(setup)
+        self.resume = resume
+        self.ema: AveragedModel | None = None
+        if cfg.training.ema:
+            self.ema = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(cfg.training.ema_rate))
+        self.first_bad = torch.full(
+            (), -1, dtype=torch.long, device=self.device
+        )  # the step that lost its mind
+
+    def step(self, k: int) -> dict[str, Tensor | float]:
+        """One update of the method. Returns what to log, as tensors: nothing is read on the host here."""
+        raise NotImplementedError
+
+    # ---- what steps use
+
+    def remain_loss(self) -> Tensor:
+        """Mean loss on the next remain batch, labels dropped with the task's p_uncond."""
+        return self.task.losses(self.model, self.task.draw(*next(self.remain), drop=True)).mean()
+
+    def forget_alpha(self, k: int) -> float:
+        """The forget weight at step k: alpha, or alpha (1 + cos(pi k / n_iters)) / 2 with `decay_forget_alpha`."""
+        u = self.cfg.unlearn
+        return (
+            cosine_decay(u.forget_alpha, k, self.cfg.training.n_iters)
+            if u.decay_forget_alpha
+            else u.forget_alpha
+        )
+
+    def descend(self, loss: Tensor, mask: Mask | None = None, clip: float | None = None,
+                optimizer: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
+        """zero, backward, mask, clip, step, in this order: the only update of weights in the project."""
+        optimizer = optimizer or self.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        if mask is not None:
+            pairs = [(p.grad, mask[n]) for n, p in zip(self.names, self.params) if p.grad is not None]
+            torch._foreach_mul_(*map(list, zip(*pairs)))
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, clip)
+        optimizer.step()
+
+    # ---- the loop
+
+    def run(self) -> Path:
+        """Train to `n_iters`, log, preview and save on the way; returns the run folder."""
+        self.folder, start = self._open()
+        try:
+            self._loop(start)
+        except BaseException:
+            self.folder.keep_traceback()
+            raise
+        return self.folder.path
+
+    def _loop(self, start: int) -> None:
+        training = self.cfg.training
+        self.plain.train()
+        bar = tqdm(
+            range(start, training.n_iters),
+            desc=self.mode,
+            initial=start,
+            total=training.n_iters,
+            disable=None,
+        )
+        for k in bar:
+            stats = self._one_step(k)
+            done = k + 1
+            last = done == training.n_iters
+            if done % training.log_freq == 0 or last:
+                self._log(done, stats)
+            if done % training.snapshot_freq == 0 or last:
+                self._snapshot(done)
+
+    def _one_step(self, k: int) -> dict[str, Tensor | float]:
+        optim = self.cfg.optim
+        torch.manual_seed(key_seed(self.cfg.seeds.of("order"), "step", k))
+        if optim.lr_schedule == "cosine":
+            set_lr(self._optimizers(), cosine_decay(optim.lr, k, self.cfg.training.n_iters))
+        stats = self.step(k)
+        if self.ema is not None:
+            self.ema.update_parameters(self.plain)
+        finite = torch.stack([torch.isfinite(v).all() for v in stats.values() if isinstance(v, Tensor)]).all()
+        self.first_bad = torch.where((self.first_bad < 0) & ~finite, k + 1, self.first_bad)
+        return stats
+
+    def _log(self, done: int, stats: dict[str, Tensor | float]) -> None:
+        self._check_finite(done)
+        numbers = {name: float(value) for name, value in stats.items()}
+        self.folder.record({"step": done, **numbers})
+        shown = "  ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        self.folder.say(f"{self.mode} step {done}/{self.cfg.training.n_iters}  {shown}")
+
+    def _check_finite(self, done: int) -> None:
+        """Stop before anything broken is written: NaN in a loss since the last check, or in a weight now."""
+        bad = int(self.first_bad)
+        if bad < 0 and torch.stack(torch._foreach_norm(self.params)).isfinite().all():
+            return
+        what = (
+            f"the loss became NaN or infinite at step {bad}"
+            if bad >= 0
+            else f"a weight is NaN at step {done}"
+        )
+        try:
+            good = f"the last good checkpoint is {checkpoint.resolve(self.folder.path)}"
+        except InputError:
+            good = "no checkpoint had been written"
+        raise InputError(f"{what}; {good} (a smaller optim.lr or unlearn.forget_alpha may help)")
+
+    # ---- files
+
+    def _snapshot(self, done: int) -> None:
+        self._check_finite(done)
+        weights = {"raw": self.plain.state_dict()}
+        if self.ema is not None:
+            weights["ema"] = self.ema.module.state_dict()
+        state = {
+            "optimizers": [o.state_dict() for o in self._optimizers()],
+            "positions": [s.position for s in self._streams()],
+            "n_averaged": 0 if self.ema is None else int(self.ema.n_averaged),
+        }
+        checkpoint.save(self.folder.path, done, weights, state, self.meta, self.cfg.training.keep)
+        if self.preview is not None:
+            grid = self.preview(self.plain if self.ema is None else self.ema.module)
+            path = self.folder.path / "previews" / f"step_{done:07d}.png"
+            path.parent.mkdir(exist_ok=True)
+            save_image(grid, path, nrow=GRID_ROW, padding=1)
+
+    def _open(self) -> tuple[RunFolder, int]:
+        """A new run folder and step 0, or the folder to resume, everything restored, and the step it had reached."""
+        if self.resume is None:
+            label = self.cfg.forget.label if self.cfg.forget else None
+            parent = run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
+            folder = RunFolder.create(parent, dump_config(self.cfg))
+            folder.say(f"writing to {folder.path}")
+            return folder, 0
+        folder = RunFolder.reopen(self.resume)
+        stored = Config.model_validate(parse_yaml((folder.logs / "config.yml").read_text(), str(folder.logs)))
+        if config_hash(stored) != config_hash(self.cfg):
+            raise InputError(f"--resume {self.resume}: began with another config (logs/config.yml); "
+                             "only training.n_iters may change")  # fmt: skip
+        start = self._restore(folder.path) if (folder.path / "ckpts" / "latest").exists() else 0
+        folder.forget_after(start)
+        folder.say(f"resuming {folder.path} at step {start}")
+        return folder, start
+
+    def _restore(self, path: Path) -> int:
+        checkpoint.load_into(self.plain, checkpoint.load_weights(path, "raw"), str(path))
+        state = checkpoint.load_state(path)
+        if self.ema is not None:
+            checkpoint.load_into(self.ema.module, checkpoint.load_weights(path, "ema"), str(path))
+            self.ema.n_averaged.fill_(state["n_averaged"])
+        for optimizer, stored in zip(self._optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        for stream, position in zip(self._streams(), state["positions"], strict=True):
+            stream.position = position
+        return checkpoint.load_meta(path)["step"]
+
+    def plan(self) -> str:
+        """What `--dry_run` prints after the config."""
+        label = self.cfg.forget.label if self.cfg.forget else None
+        weights = sum(p.numel() for p in self.params)
+        masked = (
+            f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
+        )
+        copies = 2 + 2 * len(self._optimizers()) + (self.ema is not None)
+        megabytes = copies * sum(p.numel() * p.element_size() for p in self.params) / 2**20
+        training = self.cfg.training
+        return "\n".join([
+            f"mode {self.mode} on {self.device}: {training.n_iters} steps of batch {training.batch_size}",
+            f"trainable weights: {weights:,}{masked}",
+            f"memory for weights, gradients, optimiser and EMA: {megabytes:.1f} MiB (activations not counted)",
+            "would write: " + str(run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
+                                  / "<yyyy_mm_dd_hhmmss>/{logs,ckpts,previews}"),
+        ])  # fmt: skip
+
+    # ---- parts
+
+    def _stream(self, setup: Setup, indices: Tensor, purpose: str) -> Stream:
+        data = self.cfg.data
+        return Stream(setup.images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
+                      flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=data.frozen_augment)  # fmt: skip
+
+    def _streams(self) -> list[Stream]:
+        return [s for s in (self.remain, self.forget) if s is not None]
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimizer] if self.optimizer_f is self.optimizer else [self.optimizer, self.optimizer_f]
+
+    def _load_mask(self, setup: Setup) -> Mask | None:
+        """The mask as 0/1 tensors of the parameters' type, checked against this checkpoint and this forget class."""
+        path = self.cfg.unlearn.mask_path if self.cfg.unlearn else None
+        if path is None:
+            return None
+        wanted = provenance(setup, self.cfg)
+        shapes = {n: tuple(p.shape) for n, p in zip(self.names, self.params)}
+        mask = load_mask(path, shapes, wanted)
+        return {n: mask[n].to(self.device, p.dtype) for n, p in zip(self.names, self.params)}
+
+
+def provenance(setup: Setup, cfg: Config) -> dict:
+    """What a Fisher or a mask is made for: the weights it starts from and the forget selection."""
+    return {"checkpoint": setup.source, "forget": {"dataset": cfg.data.dataset, "label": cfg.forget.label}}

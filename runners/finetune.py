@@ -1,0 +1,14 @@
+"""Fine-tuning (FT): go on training on the remain data and hope that the rest is forgotten."""
+
+from runners.base import Runner
+
+
+class Finetune(Runner):
+    """Minimise the loss on the remain data, from the original model."""
+
+    mode = "finetune"
+
+    def step(self, k):
+        loss = self.remain_loss()
+        self.descend(loss, clip=self.cfg.optim.grad_clip)
+        return {"remain": loss.detach()}

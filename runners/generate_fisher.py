@@ -1,0 +1,78 @@
+"""The Fisher diagonals of the forget and the remain set, the raw material of SFR-on's mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from datasets import ordered
+from functions.artifacts import save_tensors
+from functions.config import Config
+from functions.errors import InputError
+from functions.fisher import ESTIMATORS
+from functions.randomness import keyed_generator
+from functions.tasks import Draw
+from runners.base import provenance
+from runners.setup import Setup
+
+
+class GenerateFisher:
+    """Writes `<ckpt_folder>/mask_<label>/{forget,remain}_fisher.safetensors`; a closed form, no loop over steps."""
+
+    mode, fresh = "generate_fisher", False
+
+    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+        if resume is not None:
+            raise InputError("--resume: generate_fisher is one pass and has nothing to resume; run it again")
+        self.cfg, self.setup = cfg, setup
+        self.folder = Path(cfg.ckpt_folder) / f"mask_{cfg.forget.label}"
+
+    def run(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for side, indices in (("forget", self.setup.forget), ("remain", self.setup.remain)):
+            fisher = self._fisher(side, indices)
+            save_tensors(
+                self.folder / f"{side}_fisher.safetensors", fisher, self._provenance(side, len(indices))
+            )
+        print(f"Fisher diagonals of class {self.cfg.forget.label} and of the rest: {self.folder}")
+        return self.folder
+
+    def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
+        f = self.cfg.fisher
+        losses = partial(self.setup.task.losses, guidance=f.guidance)
+        options = {"clip": f.clip} if f.estimator == "batch" else {}
+        return ESTIMATORS[f.estimator](self.setup.model, losses, self._draws(side, indices), **options)
+
+    def _draws(self, side: str, indices: Tensor) -> Iterator[Draw]:
+        """Every image `fisher.draws` times, each with its own (t, eps), the same in every run of this seed."""
+        f, device = self.cfg.fisher, self.setup.device
+        total = f.draws * -(-len(indices) // f.batch_size)
+        with tqdm(total=total, desc=f"Fisher ({side})", disable=None) as bar:
+            for d in range(f.draws):
+                batches = ordered(self.setup.images, indices, f.batch_size, self.cfg.data.n_workers)
+                for b, (x, c) in enumerate(batches):
+                    generator = keyed_generator(
+                        self.cfg.seeds.of("order"), "fisher", side, d, b, device=device
+                    )
+                    yield self.setup.task.draw(x, c, generator=generator)
+                    bar.update()
+
+    def _provenance(self, side: str, n: int) -> dict:
+        f = self.cfg.fisher
+        return {**provenance(self.setup, self.cfg), "set": side, "n": n, "weights": self.cfg.init_weights,
+                "seed": self.cfg.seeds.of("order"), "version": self.setup.meta["version"],
+                **f.model_dump(exclude={"batch_size"} if f.estimator == "per_example" else ())}  # fmt: skip
+
+    def plan(self) -> str:
+        """What `--dry_run` prints after the config."""
+        sizes = f"{len(self.setup.forget)} forget and {len(self.setup.remain)} remain images"
+        weights = sum(p.numel() for p in self.setup.model.parameters())
+        return "\n".join([
+            f"mode {self.mode} on {self.setup.device}: {self.cfg.fisher.draws} draws of {sizes}",
+            f"trainable weights: {weights:,}",
+            f"would write: {self.folder}/{{forget,remain}}_fisher.safetensors",
+        ])  # fmt: skip

@@ -1,0 +1,123 @@
+"""Save the training images of the remaining classes as PNGs: the reference of FID, precision and recall.
+
+`./{dataset}_without_label_{c}/<class>/<k>.png`, and reference.json, which says what they are. A second run writes what
+is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from functions.cli import run_main
+from functions.config import DATASETS
+from functions.errors import InputError
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--label_to_forget", type=int, required=True)
+    parser.add_argument(
+        "--per_class", type=int, help="the first so many of each class, as published: 500 (default: all)"
+    )
+    parser.add_argument("--image_size", type=int, help="side of the data set's images (default: its own)")
+    parser.add_argument("--data_path", default="data", help="where data sets are, or are downloaded to")
+    parser.add_argument("--out", help="folder (default: ./{dataset}_without_label_{c})")
+    args = parser.parse_args(argv)
+    if args.per_class is not None and args.per_class <= 0:
+        raise InputError(f"--per_class {args.per_class}: wanted more than 0")
+    args.out = Path(args.out or f"{args.dataset}_without_label_{args.label_to_forget}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    import datasets
+
+    train = datasets.load(args.dataset, args.data_path, "train", image_size=args.image_size, seed=0)
+    if not 0 <= args.label_to_forget < train.n_classes:
+        raise InputError(
+            f"--label_to_forget {args.label_to_forget}: {args.dataset} has classes 0 to {train.n_classes - 1}"
+        )
+    names, indices = plan(train.labels.tolist(), args.label_to_forget, args.per_class)
+    claim(args.out, agreement(args, train, len(names)))
+    written = save_missing(args.out, train, names, indices)
+    extra = {p.relative_to(args.out).as_posix() for p in args.out.rglob("*.png")} - set(names)
+    if extra:
+        raise InputError(
+            f"{args.out}: holds {len(extra)} PNGs that are no part of the reference, e.g. {min(extra)}"
+        )
+    print(f"Saved {len(names)} images in {args.out} ({written} new)")
+
+
+def plan(labels: list[int], label_to_forget: int, per_class: int | None) -> tuple[list[str], list[int]]:
+    """File names `<class>/<k>.png` and data indices; k counts within the class, in the data set's order."""
+    counts: dict[int, int] = {}
+    names, indices = [], []
+    for i, c in enumerate(labels):
+        k = counts[c] = counts.get(c, -1) + 1
+        if c != label_to_forget and (per_class is None or k < per_class):
+            names.append(f"{c}/{k}.png")
+            indices.append(i)
+    return names, indices
+
+
+def agreement(args: argparse.Namespace, train, n: int) -> dict:
+    """The reference's contract: the rule is protocol, the class left out is record."""
+    from functions.contract import contract
+    from functions.files import version
+
+    rule = "all" if args.per_class is None else f"first {args.per_class}"
+    protocol = {"dataset": args.dataset, "split": "train", "per_class": rule, "shape": list(train.shape)}
+    return contract(protocol, {"label": args.label_to_forget, "n": n, "version": version()})
+
+
+def claim(folder: Path, agreed: dict) -> None:
+    """Write reference.json before the first image; refuse a folder that holds something else."""
+    from functions.contract import REFERENCE
+    from functions.files import read_json, write_json
+
+    path = folder / REFERENCE
+    if path.is_file():
+        found = read_json(path)
+        label = found.get("record", {}).get("label")
+        if found.get("hash") != agreed["hash"] or label != agreed["record"]["label"]:
+            raise InputError(
+                f"{folder}: holds another reference, {found.get('protocol')} without class {label} (--out)"
+            )
+    elif folder.is_dir() and next(folder.rglob("*.png"), None):
+        raise InputError(
+            f"{folder}: holds PNGs but no {REFERENCE} that says what they are; move it away or use --out"
+        )
+    else:
+        write_json(path, agreed)
+
+
+def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> int:
+    """Write the images that are not there yet, each whole or absent; the number written."""
+    import os
+
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
+
+    from datasets.images import ordered
+
+    missing = [j for j, name in enumerate(names) if not (folder / name).is_file()]
+    for c in {names[j].split("/")[0] for j in missing}:
+        (folder / c).mkdir(exist_ok=True)
+    chosen = torch.tensor([indices[j] for j in missing], dtype=torch.long)
+    bar = iter(tqdm(missing, desc="saving images", unit=" images", disable=None, leave=False))
+    for x, _ in ordered(train, chosen, 256, n_workers=2):
+        for image in (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
+            path = folder / names[next(bar)]
+            temporary = path.with_suffix(".partial")
+            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(temporary, "PNG")
+            os.replace(temporary, path)
+    return len(missing)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

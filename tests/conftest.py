@@ -1,0 +1,27 @@
+"""Every test: one thread (toy sizes), a working directory of its own, and no network."""
+
+import socket
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Scripts write relative to the working directory: give each test an empty one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A test that reaches for the network fails instead of waiting."""
+    connect = socket.socket.connect
+
+    def refuse(self, *args):
+        if self.family == socket.AF_UNIX:  # workers of a DataLoader hand tensors over through these
+            return connect(self, *args)
+        raise OSError("tests have no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -1,0 +1,100 @@
+"""Classifiers: shapes, plain parameter names, normalisation inside, ImageNet weights fitted to other inputs."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import models
+from models import classifiers
+from models.classifiers import ArchitectureError, WeightsError, describe, load_imagenet
+
+
+def build(arch, n_classes=5, in_channels=3, image_size=32, **kwargs):
+    return models.build(describe(arch, n_classes, in_channels, image_size, **kwargs)).eval()
+
+
+CASES = [
+    ("cnn", 1, 8, {}, 64),
+    ("cnn", 3, 32, {"width": 16}, 64),
+    ("resnet18", 1, 32, {"resize": 40}, 512),
+    ("mobilenetv3_small_050", 3, 32, {}, 1024),
+    ("resnetv2_18", 3, 32, {}, 512),  # its head is a 1x1 convolution
+]
+
+
+@pytest.mark.parametrize("arch, channels, size, kwargs, dims", CASES)
+def test_features_then_classify_is_the_model(arch, channels, size, kwargs, dims):
+    net = build(arch, 5, channels, size, **kwargs)
+    x = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    features = net.features(x)
+    assert features.shape == (3, dims) and net(x).shape == (3, 5)
+    assert torch.equal(net(x), net.classify(features))
+    assert torch.equal(copy.deepcopy(net)(x), net(x))
+
+
+@pytest.mark.parametrize("size", [4, 8, 9, 28, 32])
+def test_small_cnn_takes_any_size(size):
+    net = build("cnn", 5, 1, size, width=8)
+    assert net(torch.rand(2, 1, size, size)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "arch, plain",
+    [
+        ("resnet18", lambda: torchvision.models.resnet18(num_classes=5)),
+        ("mobilenetv3_small_050", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5)),
+    ],
+)
+def test_names_and_numbers_are_the_plain_models(arch, plain):
+    net, plain = build(arch), plain().eval()
+    own = net.state_dict()
+    assert set(own) - {"mean", "std"} == set(plain.state_dict())
+    plain.load_state_dict({k: v for k, v in own.items() if k not in ("mean", "std")})
+    x = torch.rand(2, 3, 32, 32)
+    normalised = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
+    torch.testing.assert_close(net(x), plain(normalised), rtol=1e-5, atol=1e-5)
+
+
+def test_images_are_resized_inside():
+    net = build("resnet18", resize=64)
+    x = torch.rand(2, 3, 32, 32)
+    large = torch.nn.functional.interpolate(x, size=(64, 64), mode="bilinear", antialias=True)
+    assert torch.equal(net(x), net(large))
+    net.resize = None
+    assert not torch.allclose(net(x), net(large))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_imagenet_weights_all_but_the_head_and_grey_like_colour(monkeypatch, channels):
+    imagenet = torchvision.models.resnet18(num_classes=1000).state_dict()
+    monkeypatch.setattr(classifiers, "_resnet_weights", lambda arch: dict(imagenet))
+    net = build("resnet18", 1000, channels)
+    head = net.fc.weight.clone()
+    load_imagenet(net, "resnet18")
+    assert torch.equal(net.layer3[0].conv1.weight, imagenet["layer3.0.conv1.weight"])
+    assert torch.equal(net.layer3[0].bn1.running_mean, imagenet["layer3.0.bn1.running_mean"])
+    assert torch.equal(net.fc.weight, head)  # even where it has the same number of classes
+    grey = torch.rand(1, 1, 32, 32)  # equal channels answer as a grey image in three channels does
+    own = torch.nn.functional.conv2d(grey.expand(-1, channels, -1, -1), net.conv1.weight)
+    plain = torch.nn.functional.conv2d(grey.expand(-1, 3, -1, -1), imagenet["conv1.weight"])
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_imagenet_weights_that_do_not_fit_are_refused(monkeypatch):
+    imagenet = torchvision.models.resnet18().state_dict()
+    del imagenet["layer1.0.bn1.weight"]
+    monkeypatch.setattr(classifiers, "_resnet_weights", lambda arch: imagenet)
+    with pytest.raises(WeightsError, match=r"layer1\.0\.bn1\.weight is missing"):
+        load_imagenet(build("resnet18"), "resnet18")
+
+
+def test_unknown_architectures_are_refused_with_a_hint():
+    with pytest.raises(ArchitectureError, match=r"'resnot50' is neither .* \(e\.g\. "):
+        build("resnot50")
+    with pytest.raises(ArchitectureError, match="more than one head"):
+        build("deit_tiny_distilled_patch16_224")
