@@ -17,14 +17,29 @@ reads RUN/mask_0/{forget,remain}_fisher.safetensors (train.py --mode generate_fi
 RUN/mask_0/fisher_0.5.safetensors and so on: packed bits, 1 where a weight may move."""
 
 # What both Fishers must share and the mask inherits; batch_size is there where the estimator depends on it.
-SAME = ("checkpoint", "forget", "estimator", "guidance", "draws", "clip", "batch_size", "weights", "version")
+SAME = (
+    "checkpoint",
+    "forget",
+    "estimator",
+    "guidance",
+    "draws",
+    "clip",
+    "batch_size",
+    "weights",
+    "seed",
+    "version",
+)
 
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
-    p.add_argument("--ckpt_folder", required=True, metavar="FOLDER", help="the mask_<class> folder inside a run folder")
-    p.add_argument("--threshold", required=True, type=float, nargs="+", metavar="GAMMA", help="one mask for each")
+    p.add_argument(
+        "--ckpt_folder", required=True, metavar="FOLDER", help="the mask_<class> folder inside a run folder"
+    )
+    p.add_argument(
+        "--threshold", required=True, type=float, nargs="+", metavar="GAMMA", help="one mask for each"
+    )
     p.add_argument("--zero_ratio_salient", action=argparse.BooleanOptionalAction,
                    help="weights whose Fishers are both 0 count as ratio 1 (published; default: as the config of "
                         "generate_fisher said, which is no)")  # fmt: skip
@@ -39,13 +54,20 @@ def load_fishers(folder: Path) -> tuple[dict, dict, dict]:
         raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
     paths = [folder / f"{side}_fisher.safetensors" for side in ("forget", "remain")]
     (fisher_f, made_f), (fisher_r, made_r) = (load_tensors(p) for p in paths)
+    for side, path, made in zip(("forget", "remain"), paths, (made_f, made_r)):
+        if made["set"] != side:
+            raise InputError(f"{path}: holds the Fisher of the {made['set']} set, not of the {side} set")
     for key in SAME:
         if made_f.get(key) != made_r.get(key):
-            raise InputError(f"{folder}: the two Fishers differ in {key}: {made_f.get(key)} and {made_r.get(key)}")
+            raise InputError(
+                f"{folder}: the two Fishers differ in {key}: {made_f.get(key)} and {made_r.get(key)}"
+            )
     check_shapes(*({n: tuple(t.shape) for n, t in f.items()} for f in (fisher_r, fisher_f)), str(paths[1]))
     for path, fisher in zip(paths, (fisher_f, fisher_r)):
         if broken := [n for n, f in fisher.items() if not bool(f.isfinite().all())]:
-            raise InputError(f"{path}: NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}")
+            raise InputError(
+                f"{path}: NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}"
+            )
     return fisher_f, fisher_r, made_f
 
 
@@ -67,7 +89,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
         share, groups = kept_share(mask)
         path = folder / f"fisher_{gamma}.safetensors"
         inherited = {k: made_f[k] for k in SAME if k in made_f}
-        save_mask(path, mask, {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share})
+        save_mask(
+            path, mask, {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share}
+        )
         print(f"gamma {gamma}: {share:.2%} of the weights are salient -> {path}")
         for group, (kept, total) in groups.items():
             print(f"  {group:<16} {kept / total:7.2%} of {total:>10,}")

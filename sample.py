@@ -74,10 +74,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     if args.dry_run:
         print(config.dump_config(cfg))
 
-    from functions import (
-        checkpoint,
-        samplers,
-    )  # torch: only now, so that --help and config errors come at once
+    from functions import checkpoint, samplers  # torch: only now, so that --help comes at once
 
     meta = checkpoint.load_meta(cfg.ckpt_folder)
     check_meta(cfg, meta)
@@ -157,9 +154,9 @@ def check_meta(cfg: Config, meta: dict) -> None:
 
 def generation_contract(cfg: Config, meta: dict, classes: list[int]) -> dict:
     """How these images are made. Settings that their sampler does not read are null, so that they part nothing."""
-    from functions.checkpoint import weights_hash
+    from functions.checkpoint import choose_kind, weights_hash
 
-    s, kind = cfg.sampling, weights_kind(cfg, meta)
+    s, kind = cfg.sampling, choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     general = s.sample_type == "generalized"
     protocol = {
         "sampler": s.sample_type,
@@ -184,13 +181,6 @@ def generation_contract(cfg: Config, meta: dict, classes: list[int]) -> dict:
     return contract(protocol, record)
 
 
-def weights_kind(cfg: Config, meta: dict) -> str:
-    """`ema` or `raw`: `auto` takes the EMA where the checkpoint has one."""
-    if cfg.sampling.weights != "auto":
-        return cfg.sampling.weights
-    return "ema" if "ema.safetensors" in meta["files"] else "raw"
-
-
 def check_folder(folder: Path, wanted: dict) -> list[int]:
     """All classes that the folder will hold. Raises InputError where its images were made another way."""
     if not (folder / GENERATION).is_file():
@@ -209,10 +199,12 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
 
 def plan(cfg: Config, meta: dict, out: Path, n_images: int) -> str:
     """What --dry_run prints after the config."""
-    s = cfg.sampling
+    from functions.checkpoint import choose_kind
+
+    s, kind = cfg.sampling, choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     calls = -(-n_images // s.batch_size) * s.timesteps
     return "\n".join([
-        f"{cfg.ckpt_folder} at step {meta['step']}: {meta['model']['name']}, {weights_kind(cfg, meta)} weights",
+        f"{cfg.ckpt_folder} at step {meta['step']}: {meta['model']['name']}, {kind} weights",
         f"{s.timesteps} steps of {s.sample_type}, guidance {s.cond_scale}, {calls} in all in batches of {s.batch_size}",
         f"would write: {n_images} images of {'x'.join(map(str, meta['data']['shape']))} to {out}",
     ])  # fmt: skip
@@ -246,17 +238,13 @@ def load(cfg: Config, meta: dict):
     import models
     from functions import checkpoint
     from functions.distributed import choose_device
-    from functions.schedules import linear_alpha_bar
-    from functions.tasks import Denoising
+    from functions.tasks import denoising
 
-    device, d = choose_device(cfg.device), meta["diffusion"]
+    device, kind = choose_device(cfg.device), checkpoint.choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     model = models.build(meta["model"])
-    checkpoint.load_into(
-        model, checkpoint.load_weights(cfg.ckpt_folder, weights_kind(cfg, meta)), cfg.ckpt_folder
-    )
+    checkpoint.load_into(model, checkpoint.load_weights(cfg.ckpt_folder, kind), cfg.ckpt_folder)
     encoder = models.ENCODERS[meta["encoder"]["name"]](**meta["encoder"]["kwargs"])
-    alpha_bar = linear_alpha_bar(d["timesteps"], d["beta_start"], d["beta_end"])
-    task = Denoising(alpha_bar, encoder, meta["data"]["n_classes"], d["p_uncond"], d["reduction"])
+    task = denoising(meta["diffusion"], encoder, meta["data"]["n_classes"])
     return task.to(device), model.to(device).eval().requires_grad_(False)
 
 

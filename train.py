@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None):
     from runners.setup import prepare
 
     mode = MODES[args.mode]
-    runner = mode(cfg, prepare(cfg, mode.fresh), args.resume)
+    runner = mode(cfg, prepare(cfg, args.mode, mode.fresh), args.resume)
     if args.dry_run:
         print(runner.plan())
         return None

@@ -39,7 +39,7 @@ def make_runner(folder: Path, device: str) -> SFRon:
     (mask,) = generate_fisher_mask.main(["--ckpt_folder", str(fishers), "--threshold", "1.0"])
     flags = {"ckpt_folder": str(run), "label_to_forget": 0, "mask_path": str(mask)}
     cfg = config.load_config("digits_sfron.yml", "sfron", settings=[f"device={device}"], flags=flags)
-    runner = SFRon(cfg, prepare(cfg, fresh=False))
+    runner = SFRon(cfg, prepare(cfg, "sfron", fresh=False))
     runner.plain.train()
     return runner
 

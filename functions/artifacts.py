@@ -71,7 +71,7 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     if shapes is not None:
         check_shapes({n: tuple(m.shape) for n, m in mask.items()}, shapes, f"mask {path}")
     if foreign:
-        print(f"mask {path}: foreign, provenance: none; nothing but its names and shapes is checked", file=sys.stderr)
+        print(f"mask {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
     return mask
 
 
@@ -88,7 +88,7 @@ def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"mask {path}: damaged or not a dict of tensors ({reason})") from None
     if not isinstance(found, dict):
-        raise InputError(f"mask {path}: wanted a dict of tensors by parameter name, got a {type(found).__name__}")
+        raise InputError(f"mask {path}: wanted a dict of tensors by name, got a {type(found).__name__}")
     mask = {}
     for name, m in plain_names(found).items():
         if isinstance(m, int) and m == 0:
@@ -111,7 +111,8 @@ def check_provenance(found: dict, wanted: dict, path: Path | str) -> None:
     """Raises InputError where a mask was made for another data set, class or checkpoint than `wanted`."""
     made, asked = found["forget"], wanted["forget"]
     if made["dataset"] != asked["dataset"]:
-        raise InputError(f"mask {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")
+        raise InputError(f"mask {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
+                         "(data.dataset)")  # fmt: skip
     if made["label"] != asked["label"]:
         raise InputError(f"mask {path}: made for class {made['label']}, this run forgets class {asked['label']} "
                          "(--label_to_forget)")  # fmt: skip

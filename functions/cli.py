@@ -14,7 +14,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE", help="a path, or the name of a file in configs/"
     )
     parser.add_argument("--overlay", action="append", metavar="FILE",
-                        help="settings on top; as_published.yml: the published code's behaviour; repeatable")  # fmt: skip
+                        help="settings on top, e.g. as_published.yml; repeatable")  # fmt: skip
     parser.add_argument("--set", action="append", metavar="KEY=VALUE",
                         help="override any key, e.g. --set training.n_iters=50; repeatable")  # fmt: skip
     parser.add_argument("--seed", type=int, help="seed of everything random (seeds.seed)")

@@ -34,7 +34,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """Unknown keys and wrong types are errors, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Data(Section):
@@ -50,7 +52,7 @@ class Data(Section):
 class UNetModel(Section):
     name: Literal["unet"]
     ch: Positive
-    ch_mult: list[Positive]
+    ch_mult: list[Positive] = Field(min_length=1)
     num_res_blocks: Positive
     attn_resolutions: list[Positive]
     dropout: Share = 0.1
@@ -141,14 +143,13 @@ class Sampling(Section):
 
 
 class Seeds(Section):
-    """All four come from `seed` unless given."""
+    """Each comes from `seed` unless given."""
 
     seed: int = Field(0, ge=0)
     init: int | None = Field(None, ge=0)
-    forget: int | None = Field(None, ge=0)
     order: int | None = Field(None, ge=0)
 
-    def of(self, purpose: Literal["init", "forget", "order"]) -> int:
+    def of(self, purpose: Literal["init", "order"]) -> int:
         chosen = getattr(self, purpose)
         return self.seed if chosen is None else chosen
 
@@ -202,6 +203,7 @@ FLAGS = {
     "weights": "sampling.weights",
     "minmax": "sampling.minmax",
 }
+SFRON_ONLY = ("method", "unlearn_loss", "remain_alpha")  # plain ascent has one loss and no remain step
 COND_SCALE = {"generate_fisher": "fisher.guidance", "sample": "sampling.cond_scale"}  # --cond_scale, by mode
 
 
@@ -224,6 +226,14 @@ def parse_yaml(text: str, source: str) -> object:
         raise InputError(
             f"{source}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
         ) from None
+
+
+def read_yaml(path: Path) -> object:
+    """`parse_yaml` of a file."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def find_config(name: str) -> Path:
@@ -273,10 +283,12 @@ def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] 
     path = find_config(name)
     if path.resolve() in seen:
         raise InputError(f"{path}: base: {name} leads back to itself")
-    tree = parse_yaml(path.read_text(), str(path))
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: wanted keys and values, got {type(tree).__name__}")
     if base := tree.pop("base", None):
+        if not isinstance(base, str):
+            raise InputError(f"{path}: base: got {base!r}; wanted the name of a file")
         beside = path.parent / base
         read_layers(str(beside) if beside.is_file() else base, layers, (*seen, path.resolve()))
     layers.merge(tree, str(path))
@@ -287,11 +299,13 @@ def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] 
 def apply_overlay(layers: Layers, name: str) -> None:
     """Merge the block of the config's world, for the sections that the config has."""
     path = find_config(name)
-    blocks = parse_yaml(path.read_text(), str(path))
+    blocks = read_yaml(path)
     world = layers.values.get("world")
     if not isinstance(blocks, dict) or world not in blocks:
         raise InputError(f"{path}: no block for world {world!r}")
-    layers.merge({k: v for k, v in blocks[world].items() if k in layers.values}, f"{path} ({world})")
+    layers.merge(
+        {k: v for k, v in blocks[world].items() if layers.values.get(k) is not None}, f"{path} ({world})"
+    )
 
 
 def apply_setting(layers: Layers, setting: str) -> None:
@@ -308,11 +322,13 @@ def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
     for flag, value in flags.items():
         if value is None:
             continue
-        if flag not in keys or keys[flag].split(".")[0] not in (*NEEDS[mode], "seeds"):
+        unread = flag not in keys or keys[flag].split(".")[0] not in (*NEEDS[mode], "seeds")
+        if unread or (mode == "ga" and flag in SFRON_ONLY):
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
         if flag == "unlearn_loss" and value == "rl":
-            value = RL_ALIAS[layers.values["world"]]
-            print(f"--unlearn_loss rl means {value!r} for world {layers.values['world']!r}")
+            world = layers.values.get("world")
+            value = RL_ALIAS.get(world, value) if isinstance(world, str) else value
+            print(f"--unlearn_loss rl means {value!r} for world {world!r}")
         layers.merge(_nested(keys[flag], value), f"--{flag} {value}")
 
 
@@ -394,6 +410,20 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
     if mode in ("sfron", "ga") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
         raise InputError(f"{layers.source(('unlearn', 'loss'))}: unlearn.loss: match needs a label-conditional "
                          "model; a classifier has `relabel`")  # fmt: skip
+    u = cfg.unlearn
+    if mode == "sfron" and u.method == "joint" and (u.forget_every, u.remain_per_forget) != (1, 1):
+        raise InputError(f"{layers.source(('unlearn', 'method'))}: unlearn.method: joint is one step on the sum; "
+                         "forget_every and remain_per_forget must be 1")  # fmt: skip
+    if (
+        mode == "generate_fisher"
+        and cfg.world == "classifier"
+        and (cfg.fisher.guidance or cfg.fisher.draws > 1)
+    ):
+        raise InputError(f"{layers.source(('fisher',))}: fisher: guidance and draws are for diffusion, "
+                         "nothing is drawn for a classifier")  # fmt: skip
+    if cfg.diffusion and not cfg.diffusion.beta_start < cfg.diffusion.beta_end:
+        raise InputError(f"{layers.source(('diffusion', 'beta_end'))}: diffusion.beta_end: got "
+                         f"{cfg.diffusion.beta_end}; wanted more than beta_start")  # fmt: skip
     if cfg.fisher and cfg.fisher.clip is not None and cfg.fisher.estimator != "batch":
         raise InputError(f"{layers.source(('fisher', 'clip'))}: fisher.clip: only estimator batch clips, "
                          f"this is {cfg.fisher.estimator}")  # fmt: skip
@@ -405,7 +435,14 @@ def dump_config(cfg: Config) -> str:
 
 
 def config_hash(cfg: Config) -> str:
-    """SHA-256 of what decides the numbers of a run. How long it runs, what it logs and where it writes do not."""
-    tree = cfg.model_dump(exclude={"results": True, "device": True,
-                                   "training": {"n_iters", "log_freq", "snapshot_freq", "keep"}})  # fmt: skip
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of what decides the numbers of a run; what it logs, where it writes and how it loads data do not.
+
+    How long it runs does not either, unless a schedule ends with it.
+    """
+    free = {"log_freq", "snapshot_freq", "keep"}
+    cosine = cfg.optim is not None and cfg.optim.lr_schedule == "cosine"
+    if not cosine and not (cfg.unlearn and cfg.unlearn.decay_forget_alpha):
+        free.add("n_iters")
+    exclude = {"results": True, "device": True, "training": free, "data": {"n_workers", "path"}}
+    tree = json.dumps(cfg.model_dump(exclude=exclude), sort_keys=True)
+    return hashlib.sha256(tree.encode()).hexdigest()

@@ -5,12 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from functions.errors import InputError
+
 
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; anything else is taken as torch understands it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch's words for an unknown name and for a missing driver
+        raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:

@@ -70,9 +70,9 @@ def read_json(path: Path | str) -> dict:
 
 @functools.cache
 def version() -> str:
-    """`0.1.0+abc1234`: toolkit version and, in a git checkout, the commit."""
+    """`0.1.0+abc1234`: toolkit version and, in a git checkout, the commit (`-dirty`: with changes)."""
     root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit: the version alone is true

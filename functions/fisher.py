@@ -4,7 +4,7 @@
     batch         F_i = 1/K sum_k (d mean_{n in batch k} l_n / d theta_i)^2    published; E = mu^2 + sigma^2 / B
 
 All take the plain model, `losses(model, draw) -> (N,)` with everything but these two bound, and the batches to draw
-from; they return sums in at least float32 on the model's device, keyed by parameter name, for the trainable parameters
+from; they return F in at least float32 on the model's device, keyed by parameter name, for the trainable parameters
 (`requires_grad`). The model is in `eval()` during the pass; modes, flags and `.grad` are restored.
 """
 
@@ -53,7 +53,9 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
         return _mean(total, n)
 
 
-def batch(model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None) -> dict[str, Tensor]:
+def batch(
+    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None
+) -> dict[str, Tensor]:
     """F_i = 1/K sum_k (d mean_{n in batch k} l_n / d theta_i)^2 over the K batches, as published by SFR-on.
 
     With `clip`, the gradient of each batch is scaled down to that norm before it is squared.
@@ -189,7 +191,7 @@ class _Recorder:
     def __init__(self, layers: Layers, copied: Params, total: dict[str, Tensor], n: int):
         self.layers, self.copied, self.total = layers, copied, total
         self.n = self.rows = n  # losses, and rows of the model's pass: 2 n with batched guidance
-        self.waiting: dict[str, list[Call]] = defaultdict(list)  # full name -> calls whose gradients are to be summed
+        self.waiting: dict[str, list[Call]] = defaultdict(list)  # full name -> calls not yet added
         self.copies: dict[str, list[Tensor]] = defaultdict(list)
         self.root = next(iter(total.values())).new_zeros((), requires_grad=True)
 
@@ -208,9 +210,9 @@ class _Recorder:
     def replacement(self, rows: int) -> dict[str, Tensor]:
         """One copy per row of each parameter in `copied`; its gradient rows are per-row gradients."""
         self.rows = rows
-        new = {name: p.detach().expand(rows, *p.shape).clone().requires_grad_() for name, p in self.copied.items()}
+        new = {name: p.detach().expand(rows, *p.shape).clone() for name, p in self.copied.items()}
         for name, copy in new.items():
-            self.copies[name].append(copy)
+            self.copies[name].append(copy.requires_grad_())
         return new
 
     def _enter(self, layer: nn.Module, args: tuple) -> None:

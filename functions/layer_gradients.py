@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from functions.errors import InputError
 
 # Floats of one chunk, gradients and patches together. On a CPU they stay in the cache from the matrix product to the
-# sum of squares (measured on the digits U-Net: 2^20 is fastest on one thread, 2^22 on two, 2^18 loses a quarter to
-# dispatch); elsewhere a few large kernels win over many small ones.
-CHUNK = {"cpu": 1 << 21}
+# sum of squares (digits U-Net, one and two threads: 2^20 and 2^21 are alike, 2^18 loses a quarter of the whole pass to
+# dispatch, 2^22 a fifth to memory); elsewhere a few large kernels win over many small ones.
+CHUNK = {"cpu": 1 << 20}
 CHUNK_ELSEWHERE = 1 << 24
 
 
@@ -44,7 +44,8 @@ def conv_weight(layer: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
     """sum over places p of g_p patch_p^T. x (c, m, i, H, W), g (c, m, o, h, w) -> (c, o, i / groups, kh, kw)."""
     c, o = len(g), layer.out_channels
     g = g.movedim(2, 1).flatten(2)  # (c, o, m h w)
-    if layer.kernel_size == (1, 1) == layer.stride and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same"):
+    unpadded = layer.padding in ((0, 0), "valid", "same")
+    if layer.kernel_size == (1, 1) == layer.stride and layer.groups == 1 and unpadded:
         return (g @ x.movedim(2, 1).flatten(2).transpose(1, 2)).view(c, *layer.weight.shape)
     patches = _patches(layer, x)  # (c groups, m h w, kh kw i / groups)
     product = g.reshape(c * layer.groups, o // layer.groups, -1) @ patches
@@ -80,7 +81,8 @@ def embedding_weight(layer: nn.Embedding, x: Tensor, g: Tensor) -> Tensor:
 
 def group_norm_gain(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> Tensor:
     """sum of g x-hat over places. x, g (c, m, C, ...) -> (c, C)."""
-    return channel_sum(layer, x, g * F.group_norm(x.flatten(0, 1), layer.num_groups, eps=layer.eps).view_as(x))
+    x_hat = F.group_norm(x.flatten(0, 1), layer.num_groups, eps=layer.eps)
+    return channel_sum(layer, x, g * x_hat.view_as(x))
 
 
 def batch_norm_gain(layer: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Tensor:
@@ -150,8 +152,9 @@ def sum_of_squares(calls: Sequence[Call], n: int, name: str, shape: torch.Size, 
     total, chunk = None, _chunk(calls, n, shape)
     for start in range(0, n, chunk):
         gradient = _gradient(calls, n, name, slice(start, start + chunk), dtype)
-        flat = gradient.as_strided((len(gradient), shape.numel()), (shape.numel(), 1))  # in the order of the memory:
-        squares = flat.square_().sum(0)  # summing a permuted tensor over its first dimension is 7x slower
+        # As it lies in memory: to sum a permuted tensor over its first dimension is 7x slower.
+        flat = gradient.as_strided((len(gradient), shape.numel()), (shape.numel(), 1))
+        squares = flat.square_().sum(0)
         total = squares if total is None else total.add_(squares)
     return total.as_strided(shape, gradient.stride()[1:])
 

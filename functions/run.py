@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from functions.errors import InputError
-from functions.files import write_atomic
+from functions.files import read_json, write_atomic, write_json
 
 
 def run_parent(results: str, dataset: str, mode: str, label: int | None) -> Path:
@@ -28,8 +28,11 @@ class RunFolder:
         self.logs = path / "logs"
 
     @classmethod
-    def create(cls, parent: Path, config: str) -> RunFolder:
-        """`<parent>/<yyyy_mm_dd_hhmmss>`, with a suffix where two runs start in one second."""
+    def create(cls, parent: Path, config: str, origin: dict) -> RunFolder:
+        """`<parent>/<yyyy_mm_dd_hhmmss>`, with a suffix where two runs start in one second.
+
+        `config` is the resolved config; `origin` says what a resumed run has to be equal in.
+        """
         stamp = datetime.datetime.now().strftime("%Y_%m_%d_%H%M%S")
         parent.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f"_{i}" for i in range(1, 100))):
@@ -39,15 +42,22 @@ class RunFolder:
                 continue
             run = cls(parent / (stamp + suffix))
             write_atomic(run.logs / "config.yml", config)
+            write_json(run.logs / "origin.json", origin)
             return run
         raise InputError(f"{parent}: a hundred runs began in this second")
 
     @classmethod
-    def reopen(cls, path: Path | str) -> RunFolder:
-        """The folder of an earlier run, for `--resume`."""
+    def reopen(cls, path: Path | str, config: str, origin: dict) -> RunFolder:
+        """The folder of an earlier run, for `--resume`. Raises InputError where its origin is not `origin`."""
         run = cls(Path(path))
-        if not (run.logs / "config.yml").is_file():
-            raise InputError(f"--resume {path}: not a run folder (wanted logs/config.yml in it)")
+        if not (run.logs / "origin.json").is_file():
+            raise InputError(f"--resume {path}: not a run folder (wanted logs/origin.json in it)")
+        began = read_json(run.logs / "origin.json")
+        for key, value in origin.items():
+            if began.get(key) != value:
+                raise InputError(f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "
+                                 f"this command has {_brief(value)}")  # fmt: skip
+        write_atomic(run.logs / "config.yml", config)  # training.n_iters may have grown
         return run
 
     def say(self, line: str) -> None:
@@ -74,6 +84,11 @@ class RunFolder:
         with open(self.logs / "stdout.txt", "a") as file:
             file.write(traceback.format_exc())
             os.fsync(file.fileno())
+
+
+def _brief(value: object) -> str:
+    """A hash by its first letters, anything else as it is."""
+    return value[:12] if isinstance(value, str) else str(value)
 
 
 def _step(line: str) -> float:

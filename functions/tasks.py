@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from functions.schedules import linear_alpha_bar
+
 
 class Draw(NamedTuple):
     """A batch with every random choice already made, so that it can be evaluated twice."""
@@ -135,3 +137,9 @@ class Denoising:
     def _reduce(self, squares: Tensor) -> Tensor:
         squares = squares.flatten(1)
         return squares.sum(1) if self.reduction == "sum" else squares.mean(1)
+
+
+def denoising(diffusion: dict, encoder: Encoder, n_classes: int) -> Denoising:
+    """The task of a diffusion model from the keys of the config's `diffusion` section, as `meta.json` stores them."""
+    alpha_bar = linear_alpha_bar(diffusion["timesteps"], diffusion["beta_start"], diffusion["beta_end"])
+    return Denoising(alpha_bar, encoder, n_classes, diffusion["p_uncond"], diffusion["reduction"])

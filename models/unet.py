@@ -14,6 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class SizeError(ValueError):
+    """An image size that this model cannot take."""
+
+    user_error = True
+
+
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """[sin(t f_j), cos(t f_j)], f_j = 10000^(-j / (dim/2 - 1)). t (N,) -> (N, dim); in float32, as published."""
     half = dim // 2
@@ -131,7 +137,7 @@ class UNet(nn.Module):
         image_size, in_channels, out_ch, n_classes, dropout: as they say.
         resamp_with_conv: learned resampling (published) or plain pooling and nearest neighbours.
 
-    Raises ValueError where the image size cannot be halved `len(ch_mult) - 1` times.
+    Raises SizeError where the image size cannot be halved `len(ch_mult) - 1` times.
     """
 
     # May be replaced by one copy per row of the batch without changing the result (per-example gradients use it).
@@ -142,8 +148,8 @@ class UNet(nn.Module):
                  resamp_with_conv: bool = True):  # fmt: skip
         super().__init__()
         if image_size % 2 ** (len(ch_mult) - 1):
-            raise ValueError(
-                f"model.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)"
+            raise SizeError(
+                f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)"
             )
         self.ch, self.n_classes = ch, n_classes
         emb, levels = 8 * ch, len(ch_mult)  # the time and label embeddings, 4 ch each, side by side

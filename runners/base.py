@@ -13,7 +13,7 @@ from tqdm import tqdm
 from datasets import Stream
 from functions import checkpoint
 from functions.artifacts import load_mask
-from functions.config import Config, config_hash, dump_config, parse_yaml
+from functions.config import Config, config_hash, dump_config
 from functions.distributed import parallel
 from functions.errors import InputError
 from functions.optim import make_optimizer, set_lr
@@ -176,18 +176,24 @@ class Runner:
         if self.resume is None:
             label = self.cfg.forget.label if self.cfg.forget else None
             parent = run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
-            folder = RunFolder.create(parent, dump_config(self.cfg))
+            folder = RunFolder.create(parent, dump_config(self.cfg), self.origin())
             folder.say(f"writing to {folder.path}")
             return folder, 0
-        folder = RunFolder.reopen(self.resume)
-        stored = Config.model_validate(parse_yaml((folder.logs / "config.yml").read_text(), str(folder.logs)))
-        if config_hash(stored) != config_hash(self.cfg):
-            raise InputError(f"--resume {self.resume}: began with another config (logs/config.yml); "
-                             "only training.n_iters may change")  # fmt: skip
+        folder = RunFolder.reopen(self.resume, dump_config(self.cfg), self.origin())
         start = self._restore(folder.path) if (folder.path / "ckpts" / "latest").exists() else 0
+        if start > self.cfg.training.n_iters:
+            raise InputError(f"--resume {self.resume}: is at step {start}, past training.n_iters "
+                             f"{self.cfg.training.n_iters}")  # fmt: skip
         folder.forget_after(start)
         folder.say(f"resuming {folder.path} at step {start}")
         return folder, start
+
+    def origin(self) -> dict:
+        """What must be equal for a run to be continued: everything that decides its numbers."""
+        return {
+            "config": config_hash(self.cfg),
+            **{k: self.meta[k] for k in ("mode", "source", "mask", "data")},
+        }
 
     def _restore(self, path: Path) -> int:
         checkpoint.load_into(self.plain, checkpoint.load_weights(path, "raw"), str(path))
@@ -208,13 +214,14 @@ class Runner:
         masked = (
             f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
         )
-        copies = 2 + 2 * len(self._optimizers()) + (self.ema is not None)
+        states = 1 if self.cfg.optim.name == "sgd" else 2
+        copies = 2 + states * len(self._optimizers()) + (self.ema is not None) + (self.mask is not None)
         megabytes = copies * sum(p.numel() * p.element_size() for p in self.params) / 2**20
         training = self.cfg.training
         return "\n".join([
             f"mode {self.mode} on {self.device}: {training.n_iters} steps of batch {training.batch_size}",
             f"trainable weights: {weights:,}{masked}",
-            f"memory for weights, gradients, optimiser and EMA: {megabytes:.1f} MiB (activations not counted)",
+            f"memory for weights, gradients, optimiser, EMA and mask: {megabytes:.1f} MiB (activations not counted)",
             "would write: " + str(run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
                                   / "<yyyy_mm_dd_hhmmss>/{logs,ckpts,previews}"),
         ])  # fmt: skip
@@ -222,9 +229,9 @@ class Runner:
     # ---- parts
 
     def _stream(self, setup: Setup, indices: Tensor, purpose: str) -> Stream:
-        data = self.cfg.data
+        data, frozen = self.cfg.data, self.cfg.data.frozen_augment and not self.fresh
         return Stream(setup.images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
-                      flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=data.frozen_augment)  # fmt: skip
+                      flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=frozen)  # fmt: skip
 
     def _streams(self) -> list[Stream]:
         return [s for s in (self.remain, self.forget) if s is not None]

@@ -65,7 +65,7 @@ class GenerateFisher:
         f = self.cfg.fisher
         return {**provenance(self.setup, self.cfg), "set": side, "n": n, "weights": self.cfg.init_weights,
                 "seed": self.cfg.seeds.of("order"), "version": self.setup.meta["version"],
-                **f.model_dump(exclude={"batch_size"} if f.estimator == "per_example" else ())}  # fmt: skip
+                "device": self.setup.device.type, **f.model_dump()}  # fmt: skip
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""

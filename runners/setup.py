@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,15 @@ from functions import checkpoint
 from functions.config import Config, Sampling
 from functions.distributed import choose_device
 from functions.errors import InputError
-from functions.files import version
+from functions.files import sha256_file, version
 from functions.randomness import key_seed
 from functions.samplers import generate
-from functions.schedules import linear_alpha_bar
-from functions.tasks import Classification, Denoising, Task
+from functions.tasks import Classification, Denoising, Task, denoising
 from models.classifiers import load_imagenet
 
+ENCODER = {"name": "pixels", "kwargs": {}}
 GRID_ROW = 8  # images per class on the grid of a snapshot
-GRID_SAMPLING = Sampling(sample_type="dpm_solver", timesteps=20, cond_scale=2.0)
+GRID_STEPS, GRID_GUIDANCE = 20, 2.0  # of DPM-Solver++: a look at the run, not a measurement
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Setup:
         return self.meta["source"]
 
 
-def prepare(cfg: Config, fresh: bool) -> Setup:
+def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
     device = choose_device(cfg.device)
     images = datasets.load(
@@ -73,12 +74,14 @@ def prepare(cfg: Config, fresh: bool) -> Setup:
         remain=remain,
         meta={
             "world": cfg.world,
+            "mode": mode,
             "model": meta,
-            "encoder": {"name": "pixels", "kwargs": {}},
+            "encoder": ENCODER,
             "diffusion": diffusion,
             "data": data,
             "forget": cfg.forget and cfg.forget.model_dump(),
             "source": source,
+            "mask": mask_hash(cfg),
             "config": cfg.model_dump(),
             "version": version(),
         },
@@ -90,8 +93,17 @@ def make_task(world: str, n_classes: int, diffusion: dict | None) -> Task:
     """The task of a world; `diffusion` holds the keys of that config section."""
     if world == "classifier":
         return Classification(n_classes)
-    alpha_bar = linear_alpha_bar(diffusion["timesteps"], diffusion["beta_start"], diffusion["beta_end"])
-    return Denoising(alpha_bar, models.Pixels(), n_classes, diffusion["p_uncond"], diffusion["reduction"])
+    return denoising(diffusion, models.ENCODERS[ENCODER["name"]](**ENCODER["kwargs"]), n_classes)
+
+
+def mask_hash(cfg: Config) -> str | None:
+    """SHA-256 of the mask a run uses, so that a resumed run notices another one under the same name."""
+    path = cfg.unlearn and cfg.unlearn.mask_path
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file (--mask_path)")
+    return sha256_file(path)
 
 
 def model_meta(section, data: dict) -> dict:
@@ -122,16 +134,17 @@ def _model_from_checkpoint(cfg: Config, data: dict) -> tuple[nn.Module, dict, st
     folder = cfg.ckpt_folder
     stored = checkpoint.load_meta(folder)
     _agree(folder, "world", cfg.world, stored["world"])
-    for key in ("dataset", "n_classes", "shape"):
-        _agree(folder, f"data.{key}", data[key], stored["data"][key])
+    for key, value in data.items():
+        _agree(folder, f"data.{key}", value, stored["data"][key])
     if cfg.model is not None:
         _agree(folder, "model", model_meta(cfg.model, data), stored["model"])
     if cfg.diffusion is not None:
         _agree(folder, "diffusion", cfg.diffusion.model_dump(), stored["diffusion"])
-    dropout = {"dropout": 0.0} if cfg.unlearn and not cfg.unlearn.dropout else {}
-    model = models.build(
-        {"name": stored["model"]["name"], "kwargs": {**stored["model"]["kwargs"], **dropout}}
-    )
+    model = models.build(stored["model"])
+    if cfg.unlearn and not cfg.unlearn.dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     checkpoint.load_into(model, checkpoint.load_weights(folder, cfg.init_weights), str(folder))
     return model, stored["model"], checkpoint.weights_hash(folder, cfg.init_weights), stored["diffusion"]
 
@@ -145,4 +158,6 @@ def _agree(folder: str, key: str, wanted: object, found: object) -> None:
 def _preview(task: Denoising, n_classes: int, shape: tuple[int, int, int], model: nn.Module) -> Tensor:
     labels = torch.arange(n_classes).repeat_interleave(GRID_ROW)
     indices = torch.arange(GRID_ROW).repeat(n_classes)
-    return generate(task, model, labels, indices, shape, GRID_SAMPLING, seed=0)
+    steps = min(GRID_STEPS, task.timesteps - 1)
+    sampling = Sampling(sample_type="dpm_solver", timesteps=steps, cond_scale=GRID_GUIDANCE)
+    return generate(task, model, labels, indices, shape, sampling, seed=0)

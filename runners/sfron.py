@@ -13,7 +13,7 @@ class SFRon(Runner):
         u, clip = self.cfg.unlearn, self.cfg.optim.grad_clip
         alpha = self.forget_alpha(k)
         stats = {"alpha": alpha}
-        if k % u.forget_every == 0:
+        if (k + 1) % u.forget_every == 0:
             draw_f = self.task.draw(*next(self.forget))
             objective_f, loss_f = FORGET_LOSSES[u.loss](self.task, self.model, draw_f, u.lambd)
             stats["forget"] = loss_f.detach()

@@ -16,6 +16,8 @@ import sample
 import save_base_dataset
 import train
 import train_classifier
+from functions.cli import config_flags
+from functions.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {m.__name__: m for m in (train, generate_fisher_mask, sample, save_base_dataset, evaluator, train_classifier,
@@ -166,4 +168,5 @@ def test_commands_in_the_readme_parse_and_name_files_that_exist():
         parser = module.parser() if hasattr(module, "parser") else None
         args = parser.parse_args(argv) if parser else module.parse(argv)
         if getattr(args, "config", None):
-            assert (ROOT / "configs" / args.config).is_file(), args.config
+            mode = "sample" if module is sample else args.mode
+            load_config(args.config, mode, args.overlay, args.set, config_flags(args, module.FLAGS))

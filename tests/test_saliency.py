@@ -137,7 +137,11 @@ def test_a_file_that_is_no_mask_is_refused(tmp_path):
     torch.save(a_mask(), tmp_path / "whole.pt")
     for whole in ("whole.safetensors", "whole.pt"):
         data = (tmp_path / whole).read_bytes()
-        for name, part in (("half", data[: len(data) // 2]), ("empty", b""), ("text", b"this is no mask at all")):
+        for name, part in (
+            ("half", data[: len(data) // 2]),
+            ("empty", b""),
+            ("text", b"this is no mask at all"),
+        ):
             path = tmp_path / f"{name}.{whole.split('.')[1]}"
             path.write_bytes(part)
             assert "damaged" in refused(path, shapes, MADE)
@@ -168,11 +172,19 @@ def test_a_foreign_mask_is_read_with_a_warning(tmp_path, capsys, dtype):
 def test_the_script_writes_one_mask_per_threshold_and_prints_shares(tmp_path, capsys):
     save_fishers(tmp_path)
     paths = generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1.0", "0.5", "3"])
-    assert [p.name for p in paths] == ["fisher_1.0.safetensors", "fisher_0.5.safetensors", "fisher_3.0.safetensors"]
+    assert [p.name for p in paths] == [
+        "fisher_1.0.safetensors",
+        "fisher_0.5.safetensors",
+        "fisher_3.0.safetensors",
+    ]
     kept = [sum(int(m.sum()) for m in load_mask(p, None, MADE).values()) for p in paths]
     assert kept == [2, 3, 1]
     out = re.sub(r" +", " ", capsys.readouterr().out)
-    assert "gamma 1.0: 40.00% of the weights" in out and "conv.a 50.00% of 4" in out and "norm.b 0.00% of 1" in out
+    assert (
+        "gamma 1.0: 40.00% of the weights" in out
+        and "conv.a 50.00% of 4" in out
+        and "norm.b 0.00% of 1" in out
+    )
     made = load_tensors(paths[1])[1]
     assert made["threshold"] == 0.5 and made["kept_share"] == 0.6 and made["forget"] == MADE["forget"]
     arguments = ["--ckpt_folder", str(tmp_path), "--threshold", "1", "--zero_ratio_salient"]

@@ -1,6 +1,7 @@
 """Samplers: against a loop in float64, against diffusers' other classes, on models whose answer is known."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -82,6 +83,44 @@ def test_image_k_is_the_same_in_every_batch(name, monkeypatch):
     spread = (together[:, None] - together[None]).abs().amax((2, 3, 4)) + torch.eye(5)
     assert spread.min() > 0.05  # and no two of them are alike
     assert not torch.equal(together, draw(labels, indices, seed=5))
+
+
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ["ddim", "quad", "solver"])
+def test_workers_change_nothing(name, three_threads):
+    """Several groups at once, as on a CPU with several threads: the same images, all progress, threads as before."""
+    cfg, task, unet, told = SAMPLERS[name], make_task(), make_unet(), []
+    keys = [0, 1, 2, 1, 0, 2, 1], [0, 0, 5, 1, 3, 3, 8]
+    together = samplers.generate(task, unet, *keys, SHAPE, cfg, 4, told.append)
+    assert torch.get_num_threads() == 3
+    assert len(told) == 3 * len(samplers.make_sampler(ALPHA_BAR, cfg).timesteps)  # groups of 3, 3 and 1
+    assert sum(told) == pytest.approx(7)
+    torch.set_num_threads(1)
+    assert ((together - samplers.generate(task, unet, *keys, SHAPE, cfg, seed=4)).abs() * 255).max() <= 1
+
+
+def test_a_failure_stops_all_workers(three_threads):
+    told = []
+
+    class Broken(Exact):
+        def forward(self, x, t, c):
+            if c[0] == 0 and t[0] < 900:  # the first group, early on
+                raise ArithmeticError
+            time.sleep(0.001)
+            return super().forward(x, t, c)
+
+    with pytest.raises(ArithmeticError):
+        samplers.generate(
+            make_task(), Broken(), [0, 1, 2], [0, 0, 0], SHAPE, SAMPLERS["ancestral"], 0, told.append
+        )
+    assert torch.get_num_threads() == 3
+    assert len(told) < 1000  # of 3000 steps
 
 
 def test_guidance_in_one_batch_equals_two_passes():

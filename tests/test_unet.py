@@ -83,7 +83,7 @@ def test_any_width_and_size(ch, size, channels, mult, with_conv):
 
 
 def test_size_that_cannot_be_halved_is_refused():
-    with pytest.raises(ValueError, match="image_size: 9 cannot be halved 1 times"):
+    with pytest.raises(ValueError, match="data.image_size: 9 cannot be halved 1 times"):
         UNet(8, (1, 2), 1, (), 9, 1, 1, 10)
 
 
