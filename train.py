@@ -16,7 +16,7 @@ EPILOG = """the main job, on data that needs no download:
       --mask_path RUN/mask_0/fisher_1.0.safetensors
 
 A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. The same command with --resume RUN
-continues it to the same bits."""
+continues it, on the CPU to the same bits."""
 
 FLAGS = ["label_to_forget", "ckpt_folder", "mask_path", "method", "unlearn_loss", "forget_alpha",
          "decay_forget_alpha", "remain_alpha", "cond_scale", "seed"]  # fmt: skip
