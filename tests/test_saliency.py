@@ -34,8 +34,8 @@ def save_fishers(folder, **differences):
     """Ratios 2, 1/2, and 0/0, F_f > 0 = F_r, F_f = 0 < F_r. `differences` go into the remain Fisher's provenance."""
     f = {"conv.a.weight": torch.tensor([[4.0, 1.0], [0.0, 1e-30]]), "norm.b.bias": torch.tensor([0.0])}
     r = {"conv.a.weight": torch.tensor([[2.0, 2.0], [0.0, 0.0]]), "norm.b.bias": torch.tensor([1.0])}
-    save_tensors(folder / "forget_fisher.safetensors", f, MADE)
-    save_tensors(folder / "remain_fisher.safetensors", r, {**MADE, **differences})
+    save_tensors(folder / "forget_fisher.safetensors", f, {**MADE, "set": "forget"})
+    save_tensors(folder / "remain_fisher.safetensors", r, {**MADE, "set": "remain", **differences})
     return f, r
 
 
@@ -93,7 +93,7 @@ def test_a_mask_comes_back_and_takes_an_eighth_of_a_byte_per_weight(tmp_path):
 def test_fishers_come_back_with_their_provenance(tmp_path):
     fisher_f, _ = save_fishers(tmp_path)
     found, made = load_tensors(tmp_path / "forget_fisher.safetensors")
-    assert made == MADE and all(torch.equal(found[n], f) for n, f in fisher_f.items())
+    assert made == {**MADE, "set": "forget"} and all(torch.equal(found[n], f) for n, f in fisher_f.items())
 
 
 def refused(path, shapes, wanted):
@@ -199,6 +199,10 @@ def test_the_script_writes_one_mask_per_threshold_and_prints_shares(tmp_path, ca
         ({"checkpoint": "xyz"}, "differ in checkpoint: abc and xyz"),
         ({"estimator": "batch"}, "differ in estimator: per_example and batch"),
         ({"forget": {"dataset": "digits", "label": 4}}, "differ in forget"),
+        (
+            {"set": "forget"},
+            "remain_fisher.safetensors: holds the Fisher of the forget set, not of the remain set",
+        ),
     ],
 )
 def test_the_script_refuses_fishers_that_do_not_belong_together(tmp_path, differences, words):
@@ -218,9 +222,11 @@ def test_the_script_refuses_bad_input(tmp_path):
         with pytest.raises(InputError, match="--threshold"):
             generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", gamma])
     broken = {**save_fishers(tmp_path)[1], "norm.b.bias": torch.tensor([torch.nan])}
-    save_tensors(tmp_path / "remain_fisher.safetensors", broken, MADE)
+    save_tensors(tmp_path / "remain_fisher.safetensors", broken, {**MADE, "set": "remain"})
     with pytest.raises(InputError, match=r"remain_fisher.*NaN or infinite values in 1 tensors: norm.b.bias"):
         generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1"])
-    save_tensors(tmp_path / "remain_fisher.safetensors", {"conv.a.weight": torch.ones(3)}, MADE)
+    save_tensors(
+        tmp_path / "remain_fisher.safetensors", {"conv.a.weight": torch.ones(3)}, {**MADE, "set": "remain"}
+    )
     with pytest.raises(InputError, match="2 names or shapes differ"):
         generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1"])
