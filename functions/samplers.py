@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from functions.config import Sampling
 from functions.errors import InputError
+from functions.modes import in_mode
 from functions.randomness import keyed_generator
 from functions.tasks import Denoising, Draw
 
@@ -212,18 +212,6 @@ def generate_all(task: Denoising, model: nn.Module, wanted: Sequence[tuple[int, 
             batch = wanted[i : i + cfg.batch_size]
             labels, indices = zip(*batch)
             yield batch, generate(task, model, labels, indices, shape, cfg, seed, bar.update)
-
-
-@contextmanager
-def in_mode(model: nn.Module, train: bool) -> Iterator[None]:
-    """Put the whole model into train or eval mode, and afterwards every module back into the mode it had."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(train)
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def alpha_bar_of(task: Denoising) -> Tensor:

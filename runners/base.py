@@ -11,6 +11,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from datasets import Stream
+from datasets.split import save_indices
 from functions import checkpoint
 from functions.artifacts import load_mask
 from functions.config import Config, config_hash, dump_config
@@ -177,6 +178,8 @@ class Runner:
             label = self.cfg.forget.label if self.cfg.forget else None
             parent = run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
             folder = RunFolder.create(parent, dump_config(self.cfg), self.origin())
+            if self.forget is not None:
+                save_indices(folder.logs / "forget_indices.json", self.forget.shuffle.indices)
             folder.say(f"writing to {folder.path}")
             return folder, 0
         folder = RunFolder.reopen(self.resume, dump_config(self.cfg), self.origin())

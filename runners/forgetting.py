@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from functions.losses import adaptive_mean
+from functions.modes import in_mode
 from functions.tasks import Draw, Task
 
 
@@ -26,7 +26,7 @@ def ga(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, 
 
 def match(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
     """SalUn's: predictions for c follow those for c' = (c + 1) mod C, divergence(detached p(c'), p(c))."""
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), in_mode(model, train=False):
         target = task.predict(model, draw._replace(c=(draw.c + 1) % task.n_classes))
     loss = task.divergence(target, task.predict(model, draw)).mean()
     return loss, loss
@@ -46,14 +46,3 @@ FORGET_LOSSES: dict[str, Callable[[Task, nn.Module, Draw, float], tuple[Tensor, 
     "match": match,
     "relabel": relabel,
 }
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`eval()` inside, and whatever it was before afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

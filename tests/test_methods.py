@@ -11,8 +11,9 @@ import torch
 from functions.artifacts import load_mask
 from functions.errors import InputError
 from functions.losses import adaptive_mean
+from functions.modes import in_mode
 from functions.tasks import Classification, Denoising, Draw
-from runners.forgetting import FORGET_LOSSES, evaluating
+from runners.forgetting import FORGET_LOSSES
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"  # rewritten by: python tests/make_golden.py
 
@@ -182,10 +183,10 @@ def test_relabel_draws_a_new_label_each_time():
 
 def test_targets_are_predicted_in_eval_mode_and_the_mode_is_restored():
     model = torch.nn.Dropout(0.5).train()
-    with evaluating(model):
+    with in_mode(model, train=False):
         assert not model.training
     assert model.training
-    with evaluating(model.eval()):
+    with in_mode(model.eval(), train=False):
         pass
     assert not model.training
 

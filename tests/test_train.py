@@ -14,7 +14,9 @@ import cases
 import pytest
 import torch
 
+import datasets
 import train
+from datasets.split import load_indices
 from functions import checkpoint
 from functions.errors import InputError
 from functions.run import RunFolder
@@ -158,6 +160,9 @@ def test_unlearning_folders_and_provenance():
     run = cases.pretrain("ddpm")
     forgot = cases.unlearn("ddpm", "sfron", run, label=3)
     assert forgot.parent == Path("results/digits/forget_3/sfron")
+    labels = datasets.load("digits").labels
+    indices = load_indices(forgot / "logs" / "forget_indices.json")
+    assert torch.equal(indices, (labels == 3).nonzero().flatten())
     meta = checkpoint.load_meta(forgot)
     assert meta["forget"] == {"label": 3} and meta["source"] == checkpoint.weights_hash(run, "ema")
 
