@@ -15,6 +15,7 @@ from datasets.split import save_indices
 from functions import checkpoint
 from functions.artifacts import load_mask
 from functions.config import Config, config_hash, dump_config
+from functions.cost import Cost
 from functions.distributed import parallel
 from functions.errors import InputError
 from functions.optim import make_optimizer, set_lr
@@ -51,9 +52,9 @@ class Runner:
         self.ema: AveragedModel | None = None
         if cfg.training.ema:
             self.ema = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(cfg.training.ema_rate))
-        self.first_bad = torch.full(
-            (), -1, dtype=torch.long, device=self.device
-        )  # the step that lost its mind
+        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)  # the step that lost its mind
+        self.cost = Cost()
+        self.cost.watch(self.model)  # after the EMA's copy
 
     def step(self, k: int) -> dict[str, Tensor | float]:
         """One update of the method. Returns what to log, as tensors: nothing is read on the host here."""
@@ -102,6 +103,7 @@ class Runner:
     def _loop(self, start: int) -> None:
         training = self.cfg.training
         self.plain.train()
+        self.cost.start()
         bar = tqdm(
             range(start, training.n_iters),
             desc=self.mode,
@@ -157,6 +159,7 @@ class Runner:
 
     def _snapshot(self, done: int) -> None:
         self._check_finite(done)
+        self.cost.pause()
         weights = {"raw": self.plain.state_dict()}
         if self.ema is not None:
             weights["ema"] = self.ema.module.state_dict()
@@ -165,12 +168,14 @@ class Runner:
             "positions": [s.position for s in self._streams()],
             "n_averaged": 0 if self.ema is None else int(self.ema.n_averaged),
         }
-        checkpoint.save(self.folder.path, done, weights, state, self.meta, self.cfg.training.keep)
+        meta = {**self.meta, "cost": self.cost.record()}
+        checkpoint.save(self.folder.path, done, weights, state, meta, self.cfg.training.keep)
         if self.preview is not None:
             grid = self.preview(self.plain if self.ema is None else self.ema.module)
             path = self.folder.path / "previews" / f"step_{done:07d}.png"
             path.parent.mkdir(exist_ok=True)
             save_image(grid, path, nrow=GRID_ROW, padding=1)
+        self.cost.start()
 
     def _open(self) -> tuple[RunFolder, int]:
         """A new run folder and step 0, or the folder to resume, everything restored, and the step it had reached."""
@@ -208,7 +213,9 @@ class Runner:
             optimizer.load_state_dict(stored)
         for stream, position in zip(self._streams(), state["positions"], strict=True):
             stream.position = position
-        return checkpoint.load_meta(path)["step"]
+        meta = checkpoint.load_meta(path)
+        self.cost.add(meta["cost"])
+        return meta["step"]
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from datasets import ordered
 from functions.artifacts import save_tensors
 from functions.config import Config
+from functions.cost import Cost
 from functions.errors import InputError
 from functions.fisher import ESTIMATORS
 from functions.randomness import keyed_generator
@@ -34,10 +35,12 @@ class GenerateFisher:
     def run(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         for side, indices in (("forget", self.setup.forget), ("remain", self.setup.remain)):
-            fisher = self._fisher(side, indices)
-            save_tensors(
-                self.folder / f"{side}_fisher.safetensors", fisher, self._provenance(side, len(indices))
-            )
+            cost = Cost()
+            cost.watch(self.setup.model)
+            with cost:
+                fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
+            made = {**self._provenance(side, len(indices)), "cost": cost.record()}
+            save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
         print(f"Fisher diagonals of class {self.cfg.forget.label} and of the rest: {self.folder}")
         return self.folder
 

@@ -1,0 +1,56 @@
+"""What a run spends: seconds, and images through the forward and the backward pass."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+
+class Cost:
+    """Counts while it is running (`start` to `pause`): seconds, and images passed forward and backward by `watch`ed models.
+
+    A forward pass under enabled gradients of a model with trainable weights counts as one backward pass too: each loss
+    here is differentiated once. Whoever pauses has synchronised the device (a snapshot and the end of a pass do).
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.forward, self.backward = 0.0, 0, 0
+        self._started: float | None = None
+
+    def watch(self, model: nn.Module) -> None:
+        """Count what passes through `model` from now on."""
+        trainable = any(p.requires_grad for p in model.parameters())
+
+        def count(module: nn.Module, args: tuple) -> None:
+            if self._started is not None:
+                self.forward += len(args[0])
+                self.backward += len(args[0]) if trainable and torch.is_grad_enabled() else 0
+
+        model.register_forward_pre_hook(count)
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._started is not None:
+            self.seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def __enter__(self) -> Cost:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pause()
+
+    def record(self) -> dict[str, float]:
+        """For meta.json and provenance."""
+        return {"seconds": round(self.seconds, 3), "forward": self.forward, "backward": self.backward}
+
+    def add(self, record: dict[str, float]) -> None:
+        """What an earlier part of the same run spent."""
+        self.seconds += record["seconds"]
+        self.forward += record["forward"]
+        self.backward += record["backward"]

@@ -1,0 +1,75 @@
+"""A list of commands, each run through its script's `main(argv)` in one process, recorded, and skipped once done.
+
+Importing torch costs seconds a process; experiments of fifty commands run in one. Every command is printed as it would be
+typed. A list that is killed is started again: finished stages are skipped, a training run in the middle is resumed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from functions.errors import InputError
+from functions.files import read_json, version, write_json
+
+
+class Stages:
+    """Runs stages by name. With a `folder`, each leaves `<folder>/<stage>.json` and runs once; without, always."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.seconds: dict[str, float] = {}  # by name; a name that comes again adds up
+
+    def run(self, stage: str, script, *argv: object, root: Path | None = None):
+        """`script.main(argv)`, or what it returned when the stage was done before (paths only).
+
+        `root` is the folder that a training stage, and no other, writes its run to: a run that a kill left there is resumed.
+        Raises InputError where the stage is recorded with another command.
+        """
+        words = [str(a) for a in argv]
+        command = f"python {script.__name__}.py {shlex.join(words)}"
+        record = self.folder / f"{stage}.json" if self.folder else None
+        if record and record.is_file():
+            return _paths(self._done(record, command)["result"])
+        if root is not None and (left := unfinished(root)):
+            words += ["--resume", str(left)]
+        print(f"\n$ {command}", flush=True)
+        start = time.perf_counter()
+        result = script.main(words)
+        seconds = round(time.perf_counter() - start, 1)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 1)
+        if record:
+            write_json(record, {"command": command, "seconds": seconds, "version": version(),
+                                "result": _plain(result)})  # fmt: skip
+        return result
+
+    def _done(self, record: Path, command: str) -> dict:
+        found = read_json(record)
+        if found["command"] != command:
+            raise InputError(f"{record}: this stage was run as `{found['command']}`, now it is `{command}`: "
+                             "delete that file to run it again, or choose another --out")  # fmt: skip
+        return found
+
+    def took(self, stage: str) -> float:
+        """Seconds of a finished stage."""
+        return read_json(self.folder / f"{stage}.json")["seconds"]
+
+
+def unfinished(root: Path) -> Path | None:
+    """The newest run folder below `root`, if any."""
+    runs = sorted(origin.parent.parent for origin in root.rglob("logs/origin.json"))
+    return runs[-1] if runs else None
+
+
+def _plain(result):
+    """Paths as text, for JSON."""
+    if isinstance(result, (list, tuple)):
+        return [str(r) for r in result]
+    return None if result is None else str(result)
+
+
+def _paths(result):
+    if isinstance(result, list):
+        return [Path(r) for r in result]
+    return None if result is None else Path(result)
