@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 from functions import config
+from functions.classes import parse_classes, selection
 from functions.cli import add_config_arguments, config_flags, run_main
 from functions.config import Config
 from functions.contract import GENERATION, contract, read_generation
@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights", choices=("auto", "ema", "raw"), help="auto: EMA where the checkpoint has one")
     p.add_argument("--minmax", action=argparse.BooleanOptionalAction,
                    help="stretch each image to 0..255 by its own extremes (published); else clamp")  # fmt: skip
+    p.add_argument(
+        "--out", metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)"
+    )
     return p
 
 
@@ -81,7 +84,8 @@ def main(argv: list[str] | None = None) -> Path | None:
     samplers.check(cfg.sampling, meta["diffusion"]["timesteps"])
     n_classes = meta["data"]["n_classes"]
     classes = parse_classes(args.classes_to_generate, n_classes)
-    out = Path(cfg.ckpt_folder) / NAMES[args.mode](selection(classes, n_classes), cfg.sampling.cond_scale)
+    name = NAMES[args.mode](selection(classes, n_classes), cfg.sampling.cond_scale)
+    out = Path(args.out) if args.out else Path(cfg.ckpt_folder) / name
     made = generation_contract(cfg, meta, classes)
     wanted = [(c, k) for c in classes for k in range(cfg.sampling.n_samples_per_class)]
     if args.mode != "visualization":
@@ -97,37 +101,6 @@ def main(argv: list[str] | None = None) -> Path | None:
 
 
 # ---- what is asked for
-
-
-def parse_classes(text: str | None, n_classes: int) -> list[int]:
-    """`1,2,3` -> those, `x0,x1` -> all but those, None -> all; ascending. Raises InputError for anything else."""
-    if text is None:
-        return list(range(n_classes))
-    source, parts = f"--classes_to_generate {text}", [part.strip() for part in text.split(",")]
-    excluding = {part.startswith("x") for part in parts}
-    if len(excluding) > 1 or not all(re.fullmatch("x?[0-9]+", part) for part in parts):
-        raise InputError(f"{source}: wanted classes (1,2,3) or classes to leave out (x0,x1)")
-    for part in parts:
-        digits = part.removeprefix("x")
-        if int(digits) >= n_classes or digits != str(int(digits)):
-            split = ",".join(part[: -len(digits)] + d for d in digits)
-            hint = f" (did you mean {split}?)" if len(set(digits)) == len(digits) > 1 else ""
-            raise InputError(f"{source}: no class {digits}, there are 0 to {n_classes - 1}{hint}")
-    named = {int(part.removeprefix("x")) for part in parts}
-    classes = sorted(set(range(n_classes)) - named if excluding == {True} else named)
-    if not classes:
-        raise InputError(f"{source}: leaves no class to draw")
-    return classes
-
-
-def selection(classes: list[int], n_classes: int) -> str:
-    """The part of a name that tells which classes are there, whichever way they were asked for; nothing for all."""
-    out = [c for c in range(n_classes) if c not in classes]
-    if not out:
-        return ""
-    if len(out) > len(classes):  # the shorter list: names of folders have a limit
-        return f"_only_label_{'_'.join(map(str, classes))}"
-    return f"_without_label_{'_'.join(map(str, out))}"
 
 
 NAMES = {
@@ -224,7 +197,7 @@ def draw(cfg: Config, meta: dict, out: Path, made: dict, wanted: list[tuple[int,
     if cfg.sampling.train_mode:  # dropout draws from torch's own generator: batches matter, runs don't
         torch.manual_seed(cfg.seeds.seed)
     batches = generate_all(task, model, wanted, meta["data"]["shape"], cfg.sampling, cfg.seeds.seed)
-    if out.suffix == ".png":
+    if out.suffix == ".png":  # visualization
         pixels = torch.cat([to_uint8(images, cfg.sampling.minmax) for _, images in batches])
         save_png(out, grid(pixels, cfg.sampling.n_samples_per_class).numpy())
         write_json(out.with_suffix(".json"), made)

@@ -15,6 +15,12 @@ EPILOG = """the main job, on data that needs no download:
   python train.py --config digits_sfron.yml --mode sfron --ckpt_folder RUN --label_to_forget 0 \\
       --mask_path RUN/mask_0/fisher_1.0.safetensors
 
+baselines, from the same RUN:
+  SalUn     --mode generate_mask, then --mode salun --mask_path results/digits/mask/0/with_0.5.safetensors
+            (both with --config digits_saliency_unlearn.yml)
+  SA        sample.py --mode sample_classes, fim.py, then --config digits_sa.yml --mode sa
+  the rest  --config digits_MODE.yml --mode MODE for finetune, ga, esd, erasediff
+
 A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. The same command with --resume RUN
 continues it, on the CPU to the same bits."""
 
@@ -32,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
         "--ckpt_folder", metavar="RUN", help="the run folder whose newest checkpoint to start from"
     )
     p.add_argument("--label_to_forget", type=int, metavar="C", help="the class to forget, or to leave out")
-    p.add_argument("--mask_path", metavar="FILE", help="saliency mask of generate_fisher_mask.py")
+    p.add_argument(
+        "--mask_path",
+        metavar="FILE",
+        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask",
+    )
     p.add_argument(
         "--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum"
     )
@@ -45,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--remain_alpha", type=float, help="weight of the remain loss")
     p.add_argument(
-        "--cond_scale", type=float, help="generate_fisher: guidance w of the differentiated prediction"
+        "--cond_scale",
+        type=float,
+        help="generate_fisher, generate_mask: guidance w of the differentiated prediction",
     )
     p.add_argument("--resume", metavar="RUN", help="continue this run, given the command that began it")
     return p

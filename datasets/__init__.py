@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datasets import digits, downloads, folder, shapes
+from datasets.facts import FACTS
 from datasets.folder import FolderImages
 from datasets.images import DataError, ImageSet, Stream, ordered
 
-__all__ = ["DATASETS", "DataError", "FolderImages", "ImageSet", "Stream", "load", "ordered"]
+__all__ = ["DATASETS", "DataError", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 
@@ -35,3 +36,14 @@ def load(
     if split not in SPLITS:
         raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     return DATASETS[name](path, split, image_size, seed)
+
+
+def describe(
+    name: str, path: str = "data", image_size: int | None = None
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """(C, H, W) and class names of a data set. Only those that `FACTS` does not know (cifar100, folder) are read."""
+    if name in FACTS:
+        channels, side, classes = FACTS[name]
+        return (channels, image_size or side, image_size or side), classes
+    images = load(name, path, image_size=image_size)
+    return images.shape, images.classes

@@ -19,6 +19,7 @@ from torch import Tensor
 from functions.checkpoint import plain_names
 from functions.errors import InputError
 from functions.files import write_atomic
+from functions.pickles import load_tensor_dict
 from functions.saliency import Mask, pack_bits, unpack_bits
 
 Shapes = dict[str, tuple[int, ...]]
@@ -73,6 +74,28 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     if foreign:
         print(f"mask {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
     return mask
+
+
+def load_fisher(path: Path | str, shapes: Shapes, checkpoint: str) -> dict[str, Tensor]:
+    """A Fisher diagonal: ours, or a published `.pkl` through the allow-list unpickler.
+
+    Raises InputError where its names and shapes are not `shapes`, or it was made from other weights than `checkpoint`.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"Fisher {path}: no such file; fim.py makes it (sa.fisher_path names another)")
+    if Path(path).suffix == ".pkl":
+        fisher = load_tensor_dict(path)
+        print(f"Fisher {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
+    else:
+        fisher, made = load_tensors(path)
+        if made["checkpoint"] != checkpoint:
+            raise InputError(f"Fisher {path}: made from another checkpoint ({str(made['checkpoint'])[:12]}, this run "
+                             f"starts from {checkpoint[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
+    check_shapes({n: tuple(f.shape) for n, f in fisher.items()}, shapes, f"Fisher {path}")
+    if broken := [n for n, f in fisher.items() if not bool((f >= 0).all() and f.isfinite().all())]:
+        raise InputError(f"Fisher {path}: negative, NaN or infinite values in {len(broken)} tensors: "
+                         f"{', '.join(broken[:5])}")  # fmt: skip
+    return fisher
 
 
 def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:

@@ -73,6 +73,8 @@ def resolve(folder: Path | str) -> Path:
     folder = Path(folder)
     if (folder / "meta.json").is_file():
         return folder
+    if folder.is_file():
+        raise InputError(f"{folder}: a file, wanted a run folder{_published([folder])} (--ckpt_folder)")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (--ckpt_folder)")
     latest = folder / "ckpts" / "latest"
@@ -82,8 +84,20 @@ def resolve(folder: Path | str) -> Path:
             return named
     snapshots = sorted((folder / "ckpts").glob("step_*/meta.json"))
     if not snapshots:
-        raise InputError(f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder)")
+        foreign = _published(sorted((folder / "ckpts").glob("ckpt*.pth")))
+        raise InputError(
+            f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder){foreign}"
+        )
     return snapshots[-1].parent
+
+
+def _published(files: list[Path]) -> str:
+    """What to do with a checkpoint of the published code; nothing where the first file cannot be one."""
+    if not files or files[0].suffix != ".pth":
+        return ""
+    return (
+        f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
+    )
 
 
 def load_meta(folder: Path | str) -> dict:

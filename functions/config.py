@@ -20,7 +20,8 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
 WORLDS = ("ddpm", "classifier")
-MODES = ("pretrain", "retrain", "finetune", "ga", "generate_fisher", "sfron")
+MODES = ("pretrain", "retrain", "finetune", "ga", "generate_fisher", "sfron", "generate_mask", "salun", "sa", "esd",
+         "erasediff")  # fmt: skip
 DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder")
 FORGET_LOSSES = ("adaga", "ga", "match", "relabel")
 RL_ALIAS = {"ddpm": "match", "classifier": "relabel"}  # what the published `rl` means in each world
@@ -111,6 +112,10 @@ class Unlearn(Section):
     mask_joint: bool = True  # published: with method joint the mask is lost
     optimizer_state: Literal["shared", "separate"] = "shared"
     mask_path: str | None = None
+    # strict: masked weights end bit-identical, weight decay and momentum included; gradient (published): only their
+    # gradients are masked. None: strict, but gradient in sfron, whose remain steps move all weights.
+    mask_mode: Literal["strict", "gradient"] | None = None
+    clip_first: bool = False  # published SalUn: clip the gradient's norm before masking it, not after
     dropout: bool = True  # keep the model's dropout active while unlearning
 
 
@@ -127,6 +132,47 @@ class Fisher(Section):
     zero_ratio_salient: bool = (
         False  # published: weights where both Fishers are 0 count as salient up to gamma 1
     )
+
+
+class Saliency(Section):
+    """SalUn's score of weights, and the masks made from it."""
+
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.5], min_length=1
+    )  # with_<q>: weights that may move
+    draws: Positive = 1  # (t, eps) pairs per image
+    guidance: Weight = 0.0  # w of the differentiated prediction
+    clip: float | None = Field(None, gt=0)  # published: norm of each batch gradient before they are summed
+    batch_size: Positive = 128
+
+
+class Fim(Section):
+    """Selective Amnesia's Fisher, from the model's own samples."""
+
+    n_chunks: Positive = 20  # of the sum over all timesteps: more need less memory
+    per_class: Positive | None = None  # the first so many samples of each class; None: all there are
+    unit_images: bool = False  # published: images stay in [0, 1], where training has [-1, 1]
+    drop_labels: bool = False  # published: labels are dropped as in training
+    save_seconds: Positive = 60  # from one resumable state on disk to the next
+
+
+class SA(Section):
+    """Selective Amnesia: l(surrogate) + gamma_gr l(replay) + lmbda sum_i F_i (theta_i - theta*_i)^2."""
+
+    lmbda: Weight
+    gamma_gr: Weight = 1.0
+    replay: Literal["samples", "remain"] = "samples"  # the model's own class_samples/, or the remain data
+    fisher_path: str | None = (
+        None  # .safetensors, or a published .pkl; None: fisher_dict.safetensors of ckpt_folder
+    )
+
+
+class ESD(Section):
+    eta: Weight = 1.0  # negative guidance of the target
+
+
+class EraseDiff(Section):
+    eta: Weight = 0.5  # share of the forget gradient's squared norm by which each step must descend
 
 
 class Sampling(Section):
@@ -164,6 +210,11 @@ class Config(Section):
     unlearn: Unlearn | None = None
     forget: Forget | None = None
     fisher: Fisher | None = None
+    saliency: Saliency | None = None
+    fim: Fim | None = None
+    sa: SA | None = None
+    esd: ESD | None = None
+    erasediff: EraseDiff | None = None
     sampling: Sampling | None = None
     seeds: Seeds = Seeds()
     init_weights: Literal["ema", "raw"] = "ema"  # what unlearning and Fishers start from
@@ -172,14 +223,21 @@ class Config(Section):
     device: str = "auto"  # auto: cuda where there is one
 
 
+UNLEARNING = ("optim", "training", "unlearn", "forget", "ckpt_folder")
 # The sections that a mode reads, beyond those that every config has.
 NEEDS = {
     "pretrain": ("model", "optim", "training"),
     "retrain": ("model", "optim", "training", "forget"),
     "finetune": ("optim", "training", "forget", "ckpt_folder"),
-    "ga": ("optim", "training", "unlearn", "forget", "ckpt_folder"),
-    "sfron": ("optim", "training", "unlearn", "forget", "ckpt_folder"),
+    "ga": UNLEARNING,
+    "sfron": UNLEARNING,
+    "salun": UNLEARNING,
+    "sa": (*UNLEARNING, "sa"),
+    "esd": (*UNLEARNING, "esd"),
+    "erasediff": (*UNLEARNING, "erasediff"),
     "generate_fisher": ("fisher", "forget", "ckpt_folder"),
+    "generate_mask": ("saliency", "forget", "ckpt_folder"),
+    "fim": ("fim", "ckpt_folder"),
     "sample": ("sampling", "ckpt_folder"),
 }
 FLAG_OF = {"forget": "--label_to_forget", "ckpt_folder": "--ckpt_folder"}
@@ -195,6 +253,7 @@ FLAGS = {
     "decay_forget_alpha": "unlearn.decay_forget_alpha",
     "remain_alpha": "unlearn.remain_alpha",
     "seed": "seeds.seed",
+    "n_chunks": "fim.n_chunks",
     "sample_type": "sampling.sample_type",
     "timesteps": "sampling.timesteps",
     "eta": "sampling.eta",
@@ -203,8 +262,16 @@ FLAGS = {
     "weights": "sampling.weights",
     "minmax": "sampling.minmax",
 }
-SFRON_ONLY = ("method", "unlearn_loss", "remain_alpha")  # plain ascent has one loss and no remain step
-COND_SCALE = {"generate_fisher": "fisher.guidance", "sample": "sampling.cond_scale"}  # --cond_scale, by mode
+# Flags of the `unlearn` section that a method has no use for.
+UNREAD = {
+    "ga": ("method", "unlearn_loss", "remain_alpha"),
+    "salun": ("method",),
+    **dict.fromkeys(("sa", "esd", "erasediff"), ("method", "unlearn_loss", "remain_alpha", "forget_alpha",
+                                                "decay_forget_alpha")),
+}  # fmt: skip
+# --cond_scale, by mode
+COND_SCALE = {"generate_fisher": "fisher.guidance", "generate_mask": "saliency.guidance",
+              "sample": "sampling.cond_scale"}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -258,17 +325,22 @@ class Layers:
             path = (*prefix, str(key))
             self.sources[path] = source
             if isinstance(value, dict):
+                self.node(path)  # an empty section is a section, all defaults
                 self.merge(value, source, path)
             else:
                 self.put(path, value)
 
     def put(self, path: tuple[str, ...], value: object) -> None:
+        self.node(path[:-1])[path[-1]] = value
+
+    def node(self, path: tuple[str, ...]) -> dict:
+        """The settings of a section, made where there is none."""
         node = self.values
-        for key in path[:-1]:
+        for key in path:
             if not isinstance(node.get(key), dict):
                 node[key] = {}
             node = node[key]
-        node[path[-1]] = value
+        return node
 
     def source(self, path: tuple[str, ...]) -> str:
         """The setter of a key, or of the nearest section above it."""
@@ -323,7 +395,7 @@ def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
         if value is None:
             continue
         unread = flag not in keys or keys[flag].split(".")[0] not in (*NEEDS[mode], "seeds")
-        if unread or (mode == "ga" and flag in SFRON_ONLY):
+        if unread or flag in UNREAD.get(mode, ()):
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
         if flag == "unlearn_loss" and value == "rl":
             world = layers.values.get("world")
@@ -407,20 +479,28 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
         raise InputError(
             f"{layers.source(('model', 'name'))}: model.name: {cfg.model.name} is no {cfg.world} model"
         )
-    if mode in ("sfron", "ga") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
+    if mode in ("sfron", "salun") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
         raise InputError(f"{layers.source(('unlearn', 'loss'))}: unlearn.loss: match needs a label-conditional "
                          "model; a classifier has `relabel`")  # fmt: skip
     u = cfg.unlearn
     if mode == "sfron" and u.method == "joint" and (u.forget_every, u.remain_per_forget) != (1, 1):
         raise InputError(f"{layers.source(('unlearn', 'method'))}: unlearn.method: joint is one step on the sum; "
                          "forget_every and remain_per_forget must be 1")  # fmt: skip
-    if (
-        mode == "generate_fisher"
-        and cfg.world == "classifier"
-        and (cfg.fisher.guidance or cfg.fisher.draws > 1)
-    ):
-        raise InputError(f"{layers.source(('fisher',))}: fisher: guidance and draws are for diffusion, "
-                         "nothing is drawn for a classifier")  # fmt: skip
+    if mode == "sfron" and u.mask_mode == "strict":
+        raise InputError(f"{layers.source(('unlearn', 'mask_mode'))}: unlearn.mask_mode: strict has no meaning in mode "
+                         "sfron, whose remain steps move all weights by design")  # fmt: skip
+    for section in {"generate_fisher": ["fisher"], "generate_mask": ["saliency"]}.get(mode, []):
+        pass_over = getattr(cfg, section)
+        if cfg.world == "classifier" and (pass_over.guidance or pass_over.draws > 1):
+            raise InputError(f"{layers.source((section,))}: {section}: guidance and draws are for diffusion, "
+                             "nothing is drawn for a classifier")  # fmt: skip
+    if mode == "fim" and cfg.world != "ddpm":
+        raise InputError(f"{layers.source(('world',))}: world: {cfg.world} has no timesteps to sum over; its Fisher is "
+                         "train.py --mode generate_fisher's (sa.fisher_path)")  # fmt: skip
+    if mode == "sa" and cfg.world == "classifier" and cfg.sa.replay == "samples":
+        raise InputError(
+            f"{layers.source(('sa', 'replay'))}: sa.replay: a classifier draws no samples; wanted remain"
+        )
     if cfg.diffusion and not cfg.diffusion.beta_start < cfg.diffusion.beta_end:
         raise InputError(f"{layers.source(('diffusion', 'beta_end'))}: diffusion.beta_end: got "
                          f"{cfg.diffusion.beta_end}; wanted more than beta_start")  # fmt: skip

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Cost:
-    """Counts while it is running (`start` to `pause`): seconds, and images passed forward and backward by `watch`ed models.
+    """Counts, from `start` to `pause`: seconds, and images passed forward and backward through `watch`ed models.
 
     A forward pass under enabled gradients of a model with trainable weights counts as one backward pass too: each loss
     here is differentiated once. Whoever pauses has synchronised the device (a snapshot and the end of a pass do).

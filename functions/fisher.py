@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from functions.errors import InputError
+from functions.gradients import Params, at_least_float32, clip_scale, evaluating, gradients_of
 from functions.layer_gradients import Call, refusal, rules_of, sum_of_squares
 from functions.tasks import Draw
 
 Losses = Callable[[nn.Module, Draw], Tensor]
-Params = dict[str, nn.Parameter]
 Layers = dict[nn.Module, list[tuple[str, str]]]  # the layer's name of each parameter, and its full name
 FREE_CHUNK = 16  # examples at once where a parameter without a layer goes through vmap
 
@@ -40,9 +40,9 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
     layer: those in `model.broadcast_parameters` become one copy per row, others go through `vmap(grad)`.
     Raises InputError, with the name, for a trainable parameter that none of this covers.
     """
-    with _evaluating(model) as params:
+    with evaluating(model) as params:
         layers, copied, free = _cover(model, params)
-        total = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in params.items()}
+        total = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}
         for p in free.values():
             p.requires_grad_(False)
         n = 0
@@ -60,11 +60,11 @@ def batch(
 
     With `clip`, the gradient of each batch is scaled down to that norm before it is squared.
     """
-    with _evaluating(model) as params:
-        total, k = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in params.items()}, 0
+    with evaluating(model) as params:
+        total, k = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
         for draw in draws:
-            gradients = _gradients(losses(model, draw).mean(), params)
-            scale = 1.0 if clip is None else _clip_scale(gradients, clip)
+            gradients = gradients_of(losses(model, draw).mean(), params)
+            scale = 1.0 if clip is None else clip_scale(gradients, clip)
             for name, g in gradients.items():
                 total[name] += (g.to(total[name].dtype) * scale).square()
             k += 1
@@ -73,12 +73,12 @@ def batch(
 
 def reference(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[str, Tensor]:
     """What `per_example` computes, by one forward and backward pass per example: for tests and benchmarks."""
-    with _evaluating(model) as params:
-        total, n = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in params.items()}, 0
+    with evaluating(model) as params:
+        total, n = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
         for draw in draws:
             for i in range(len(draw.x)):
                 one = Draw(*(v if v is None else v[i : i + 1] for v in draw))
-                for name, g in _gradients(losses(model, one).sum(), params).items():
+                for name, g in gradients_of(losses(model, one).sum(), params).items():
                     total[name] += g.to(total[name].dtype).square()
             n += len(draw.x)
         return _mean(total, n)
@@ -87,47 +87,10 @@ def reference(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[s
 ESTIMATORS = {"per_example": per_example, "batch": batch}
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[Params]:
-    """The trainable parameters of the model in `eval()`, without gradients; everything is put back afterwards."""
-    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not params:
-        raise InputError("Fisher: no parameter of the model is trainable (requires_grad is False for all)")
-    modes, grads = {m: m.training for m in model.modules()}, {name: p.grad for name, p in params.items()}
-    model.eval()
-    for p in params.values():
-        p.grad = None
-    try:
-        with torch.enable_grad():
-            yield params
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for name, p in params.items():
-            p.requires_grad_(True)
-            p.grad = grads[name]
-
-
-def _at_least_float32(p: Tensor) -> torch.dtype:
-    return torch.promote_types(p.dtype, torch.float32)
-
-
 def _mean(total: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     if n == 0:
         raise InputError("Fisher: no examples to average over")
     return {name: t / n for name, t in total.items()}
-
-
-def _gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
-    """Gradients by name, zero where the loss does not use the parameter."""
-    gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), gradients)}
-
-
-def _clip_scale(gradients: dict[str, Tensor], clip: float) -> Tensor:
-    """min(1, clip / norm of all gradients), as `clip_grad_norm_` scales."""
-    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
-    return (clip / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1)
 
 
 def _cover(model: nn.Module, params: Params) -> tuple[Layers, Params, Params]:

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import torch
 
 OPTIMIZERS = {
-    "adam": lambda params, o: torch.optim.Adam(params, lr=o.lr, weight_decay=o.weight_decay, fused=True),
-    "adamw": lambda params, o: torch.optim.AdamW(params, lr=o.lr, weight_decay=o.weight_decay, fused=True),
-    "sgd": lambda params, o: torch.optim.SGD(
-        params, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay, fused=True
+    "adam": lambda params, o, wd: torch.optim.Adam(params, lr=o.lr, weight_decay=wd, fused=True),
+    "adamw": lambda params, o, wd: torch.optim.AdamW(params, lr=o.lr, weight_decay=wd, fused=True),
+    "sgd": lambda params, o, wd: torch.optim.SGD(
+        params, lr=o.lr, momentum=o.momentum, weight_decay=wd, fused=True
     ),
 }
 
 
-def make_optimizer(params: Iterable[torch.nn.Parameter], optim) -> torch.optim.Optimizer:
-    """The optimiser that the `optim` section names."""
-    return OPTIMIZERS[optim.name](params, optim)
+def make_optimizer(params: Iterable[torch.nn.Parameter], optim, decay: bool = True) -> torch.optim.Optimizer:
+    """The optimiser that the `optim` section names; without its weight decay where the caller sees to that."""
+    return OPTIMIZERS[optim.name](params, optim, optim.weight_decay if decay else 0.0)
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:

@@ -34,17 +34,21 @@ class RunFolder:
         `config` is the resolved config; `origin` says what a resumed run has to be equal in.
         """
         stamp = datetime.datetime.now().strftime("%Y_%m_%d_%H%M%S")
-        parent.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f"_{i}" for i in range(1, 100))):
             try:
-                (parent / (stamp + suffix)).mkdir()
+                return cls.create_at(parent / (stamp + suffix), config, origin)
             except FileExistsError:
                 continue
-            run = cls(parent / (stamp + suffix))
-            write_atomic(run.logs / "config.yml", config)
-            write_json(run.logs / "origin.json", origin)
-            return run
         raise InputError(f"{parent}: a hundred runs began in this second")
+
+    @classmethod
+    def create_at(cls, path: Path, config: str, origin: dict) -> RunFolder:
+        """The new folder `path`. Raises FileExistsError where there is one."""
+        path.mkdir(parents=True)
+        run = cls(path)
+        write_atomic(run.logs / "config.yml", config)
+        write_json(run.logs / "origin.json", origin)
+        return run
 
     @classmethod
     def reopen(cls, path: Path | str, config: str, origin: dict) -> RunFolder:

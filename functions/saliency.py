@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from functions.errors import InputError
+from functions.gradients import at_least_float32, clip_scale, evaluating, gradients_of
+from functions.tasks import Draw
 
 Mask = dict[str, Tensor]
+Losses = Callable[[nn.Module, Draw], Tensor]
+HALF = 16  # bits of a float32 that one histogram looks at
+CHUNK = 1 << 22  # scores looked at at once: what is extra stays small beside them
 
 
 def ratio_mask(
@@ -36,12 +45,80 @@ def kept_share(mask: Mask, depth: int = 2) -> tuple[float, dict[str, tuple[int, 
 
 def pack_bits(m: Tensor) -> Tensor:
     """Bool tensor -> ceil(N / 8) bytes, first weight in the highest bit."""
-    flat = m.flatten().to(torch.uint8)
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
-    return (flat << torch.arange(7, -1, -1, dtype=torch.uint8, device=m.device)).sum(1, dtype=torch.uint8)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=m.device)
+    parts = []
+    for part in m.flatten().view(torch.uint8).split(CHUNK):
+        rows = torch.nn.functional.pad(part, (0, -len(part) % 8)).view(-1, 8)
+        parts.append((rows << places).sum(1, dtype=torch.uint8))
+    return torch.cat(parts)
 
 
 def unpack_bits(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """The inverse of `pack_bits` for a tensor of `shape`."""
     bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)) & 1
     return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+
+
+# ---- SalUn's
+
+
+def gradient_score(
+    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None
+) -> dict[str, Tensor]:
+    """S = | d/dtheta mean_n l_n | over all examples of `draws`, float32, by name (SalUn, METHODS). In `eval()`.
+
+    With `clip`, as published: the gradient of each batch's mean is scaled down to that norm, then they are summed.
+    Raises InputError where there is no example.
+    """
+    with evaluating(model) as params:
+        total, n = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        for draw in draws:
+            values = losses(model, draw)
+            loss = values.sum() if clip is None else values.mean()
+            gradients = gradients_of(loss, params)
+            scale = 1.0 if clip is None else clip_scale(gradients, clip)
+            for name, g in gradients.items():
+                total[name] += g.to(total[name].dtype) * scale
+            n += len(values)
+    if n == 0:
+        raise InputError("saliency: no examples to forget")
+    return {name: (t if clip else t / n).abs().float() for name, t in total.items()}
+
+
+def top_share_mask(score: dict[str, Tensor], share: float) -> Mask:
+    """True for exactly int(N share) largest of all N scores, ranked together; ties by their place, first names first.
+
+    Scores are float32 >= 0, whose bits order like the numbers: two histograms of 2^16 bins, of the upper and then the
+    lower half of the bits, find the smallest score that is kept, without sorting and without a copy of all scores.
+    """
+    keep = int(sum(s.numel() for s in score.values()) * share)
+    bits = {name: s.contiguous().view(torch.int32).flatten() for name, s in score.items()}
+    if keep == 0:
+        return {name: torch.zeros_like(s, dtype=torch.bool) for name, s in score.items()}
+    upper, left = _bin_of_rank(lambda b: b >> HALF, bits, keep)
+    lower, left = _bin_of_rank(lambda b: (b & (2**HALF - 1))[b >> HALF == upper], bits, left)
+    threshold, mask = (upper << HALF) + lower, {}
+    for name, s in score.items():
+        mask[name] = (bits[name] > threshold).view(s.shape)
+        left -= _keep_ties(mask[name].view(-1), bits[name], threshold, left)
+    return mask
+
+
+def _bin_of_rank(part: Callable[[Tensor], Tensor], bits: dict[str, Tensor], rank: int) -> tuple[int, int]:
+    """The bin that holds the `rank`-th largest of `part(bits)`, and that number's rank within the bin, from 1."""
+    counts = sum(torch.bincount(part(c), minlength=2**HALF) for b in bits.values() for c in b.split(CHUNK))
+    at_least = counts.flip(0).cumsum(0).flip(0)  # numbers in this bin or above
+    found = int((at_least >= rank).sum()) - 1
+    return found, rank - int(at_least[found] - counts[found])
+
+
+def _keep_ties(mask: Tensor, bits: Tensor, threshold: int, left: int) -> int:
+    """Set the first `left` places where bits == threshold, in place; how many there were."""
+    done = 0
+    for m, b in zip(mask.split(CHUNK), bits.split(CHUNK)):
+        if done == left:
+            break
+        ties = (b == threshold).nonzero()[: left - done, 0]
+        m[ties] = True
+        done += len(ties)
+    return done

@@ -1,7 +1,7 @@
 """A list of commands, each run through its script's `main(argv)` in one process, recorded, and skipped once done.
 
-Importing torch costs seconds a process; experiments of fifty commands run in one. Every command is printed as it would be
-typed. A list that is killed is started again: finished stages are skipped, a training run in the middle is resumed.
+Importing torch costs seconds a process; experiments of fifty commands run in one. Every command is printed as it would
+be typed. A list that is killed is started again: finished stages are skipped, a training run in the middle is resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Stages:
     def run(self, stage: str, script, *argv: object, root: Path | None = None):
         """`script.main(argv)`, or what it returned when the stage was done before (paths only).
 
-        `root` is the folder that a training stage, and no other, writes its run to: a run that a kill left there is resumed.
+        `root` is the folder that a training stage, and no other, writes its run to: one that a kill left is resumed.
         Raises InputError where the stage is recorded with another command.
         """
         words = [str(a) for a in argv]

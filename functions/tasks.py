@@ -6,6 +6,7 @@ Two exist. `Classification` has logits and cross entropy; `Denoising` has eps-ha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,6 +40,7 @@ class Task(Protocol):
     def draw(
         self, x: Tensor, c: Tensor, drop: bool = False, generator: torch.Generator | None = None
     ) -> Draw: ...
+    def scrambled(self, draw: Draw) -> Draw: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def divergence(self, p: Tensor, q: Tensor) -> Tensor: ...
@@ -55,13 +57,24 @@ class Classification:
         """Nothing is random here; `drop` and `generator` have no meaning for a classifier."""
         return Draw(x, c)
 
+    def scrambled(self, draw) -> Draw:
+        """The same images with labels that say nothing: uniform over all classes."""
+        return draw._replace(c=torch.randint_like(draw.c, self.n_classes))
+
     def predict(self, model, draw, guidance=0.0) -> Tensor:
-        """Logits, (N, n_classes)."""
-        return model(draw.x)
+        """Logits, (N, n_classes). With w the label's logit l_c becomes (1 + w) l_c - w l_null, l_null the mean logit.
+
+        That is guidance spelled in logits, ours: "no condition" is a label as likely as the average one.
+        """
+        logits = model(draw.x)
+        if guidance == 0:
+            return logits
+        label = F.one_hot(draw.c, self.n_classes)
+        return logits + guidance * label * (logits - logits.mean(1, keepdim=True))
 
     def losses(self, model, draw, guidance=0.0) -> Tensor:
         """Cross entropy in nats, (N,)."""
-        return F.cross_entropy(self.predict(model, draw), draw.c, reduction="none")
+        return F.cross_entropy(self.predict(model, draw, guidance), draw.c, reduction="none")
 
     def divergence(self, p, q) -> Tensor:
         """KL(p || q) of two batches of logits, in nats, (N,)."""
@@ -100,6 +113,36 @@ class Denoising:
         if drop:
             c = torch.where(torch.rand(n, **options) < self.p_uncond, self.null, c)
         return Draw(self.noised(z, t, eps), c, t, eps)
+
+    def sweep(
+        self,
+        x: Tensor,
+        c: Tensor,
+        n_chunks: int,
+        drop: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Draw]:
+        """One image (1, ...) at every timestep, each with its own eps, in `n_chunks` draws of T / n_chunks rows.
+
+        All eps come before the first chunk, so that chunks do not change the sum.
+        """
+        z = self.encoder.encode(x)
+        t, options = (
+            torch.arange(self.timesteps, device=x.device),
+            {"device": x.device, "generator": generator},
+        )
+        eps = torch.randn((self.timesteps, *z.shape[1:]), dtype=z.dtype, **options)
+        c = c.expand(self.timesteps)
+        if drop:
+            c = torch.where(torch.rand(self.timesteps, **options) < self.p_uncond, self.null, c)
+        for rows in t.tensor_split(n_chunks):
+            yield Draw(
+                self.noised(z.expand(len(rows), *z.shape[1:]), rows, eps[rows]), c[rows], rows, eps[rows]
+            )
+
+    def scrambled(self, draw) -> Draw:
+        """The same x_t with a noise to predict that says nothing about it: U[0, 1] (EraseDiff, arXiv 2401.05779)."""
+        return draw._replace(eps=torch.rand_like(draw.eps))
 
     def noised(self, z: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps, DDPM Eq. 4."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from datasets import Stream
+from datasets import FolderImages, ImageSet, Stream
 from datasets.split import save_indices
 from functions import checkpoint
 from functions.artifacts import load_mask
@@ -30,31 +31,41 @@ Mask = dict[str, Tensor]
 class Runner:
     """One training run. Subclasses define `step(k)` and are not subclassed themselves.
 
-    Class attributes: `mode`, its name on the command line, and `fresh`, whether it starts from a new model.
+    Class attributes: `mode`, its name on the command line; `fresh`, whether it starts from a new model;
+    `always_masked`, whether every one of its updates goes through the mask, so that masked weights can stay.
     Every random draw of step k comes from a generator seeded by (seed, k): nothing has to be restored on resume.
     """
 
     mode: str
     fresh = False
+    always_masked = False
 
     def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
         self.cfg, self.task, self.device, self.meta = cfg, setup.task, setup.device, setup.meta
         self.plain, self.preview = setup.model, setup.preview
         self.model = parallel(self.plain, self.device)
         self.names, self.params = zip(*((n, p) for n, p in self.plain.named_parameters() if p.requires_grad))
-        self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim)
-        if cfg.unlearn and cfg.unlearn.optimizer_state == "separate":
+        u = cfg.unlearn
+        self.strict = bool(self.always_masked and u and u.mask_path and u.mask_mode != "gradient")
+        self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
+        if u and u.optimizer_state == "separate" and not self.always_masked:
             self.optimizer_f = make_optimizer(self.params, cfg.optim)
-        self.remain = self._stream(setup, setup.remain, "remain")
-        self.forget = self._stream(setup, setup.forget, "forget") if setup.forget is not None else None
+        self.remain = self._stream(setup.images, setup.remain, "remain")
+        self.forget = self._stream(setup.images, setup.forget, "forget") if setup.forget is not None else None
         self.mask = self._load_mask(setup)
         self.resume = resume
         self.ema: AveragedModel | None = None
         if cfg.training.ema:
             self.ema = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(cfg.training.ema_rate))
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)  # the step that lost its mind
+        self.first_bad = torch.full(
+            (), -1, dtype=torch.long, device=self.device
+        )  # the step that lost its mind
         self.cost = Cost()
         self.cost.watch(self.model)  # after the EMA's copy
+        self.setup(setup)
+
+    def setup(self, setup: Setup) -> None:
+        """What a method needs beyond the above: anchors, teachers, other data. The weights are still the original's."""
 
     def step(self, k: int) -> dict[str, Tensor | float]:
         """One update of the method. Returns what to log, as tensors: nothing is read on the host here."""
@@ -75,18 +86,43 @@ class Runner:
             else u.forget_alpha
         )
 
-    def descend(self, loss: Tensor, mask: Mask | None = None, clip: float | None = None,
+    def descend(self, loss: Tensor | Sequence[Tensor], mask: Mask | None = None, clip: float | None = None,
                 optimizer: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
-        """zero, backward, mask, clip, step, in this order: the only update of weights in the project."""
+        """zero, backward, mask, clip, step, in this order: the only update of weights in the project.
+
+        `loss` is a scalar, or the gradients of all weights where a method has combined them itself. With a strict mask,
+        weight decay is masked too: folded into the gradient, g = m (g + wd theta), or AdamW's by hand,
+        theta -= lr wd m theta. The moments of masked weights then stay zero, and the weights bit-identical.
+        """
         optimizer = optimizer or self.optimizer
         optimizer.zero_grad()
-        loss.backward()
+        if isinstance(loss, Tensor):
+            loss.backward()
+        else:
+            for p, g in zip(self.params, loss, strict=True):
+                p.grad = g
         if mask is not None:
-            pairs = [(p.grad, mask[n]) for n, p in zip(self.names, self.params) if p.grad is not None]
-            torch._foreach_mul_(*map(list, zip(*pairs)))
+            self._apply(mask, clip if self.cfg.unlearn.clip_first else None, optimizer)
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.params, clip)
         optimizer.step()
+
+    @torch.no_grad()
+    def _apply(self, mask: Mask, clip: float | None, optimizer: torch.optim.Optimizer) -> None:
+        """Mask the gradients, after clipping them to `clip` if given, and under a strict mask the weight decay too."""
+        decay, decoupled = self.cfg.optim.weight_decay, self.cfg.optim.name == "adamw"
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, clip)
+        params, gradients, masks = zip(*((p, p.grad, mask[n]) for n, p in zip(self.names, self.params)
+                                         if p.grad is not None))  # fmt: skip
+        if self.strict and decay and not decoupled:
+            torch._foreach_add_(gradients, params, alpha=decay)
+        torch._foreach_mul_(gradients, masks)
+        if self.strict and decay and decoupled:
+            shrink = torch._foreach_mul(
+                torch._foreach_mul(params, masks), -optimizer.param_groups[0]["lr"] * decay
+            )
+            torch._foreach_add_(params, shrink)
 
     # ---- the loop
 
@@ -238,9 +274,9 @@ class Runner:
 
     # ---- parts
 
-    def _stream(self, setup: Setup, indices: Tensor, purpose: str) -> Stream:
+    def _stream(self, images: ImageSet | FolderImages, indices: Tensor, purpose: str) -> Stream:
         data, frozen = self.cfg.data, self.cfg.data.frozen_augment and not self.fresh
-        return Stream(setup.images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
+        return Stream(images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
                       flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=frozen)  # fmt: skip
 
     def _streams(self) -> list[Stream]:
@@ -254,10 +290,13 @@ class Runner:
         path = self.cfg.unlearn.mask_path if self.cfg.unlearn else None
         if path is None:
             return None
-        wanted = provenance(setup, self.cfg)
-        shapes = {n: tuple(p.shape) for n, p in zip(self.names, self.params)}
-        mask = load_mask(path, shapes, wanted)
+        mask = load_mask(path, shapes_of(self.plain), provenance(setup, self.cfg))
         return {n: mask[n].to(self.device, p.dtype) for n, p in zip(self.names, self.params)}
+
+
+def shapes_of(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of the trainable weights by name: what a mask or a Fisher has to fit."""
+    return {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
 
 
 def provenance(setup: Setup, cfg: Config) -> dict:

@@ -6,7 +6,7 @@ from runners.base import Runner
 class GradientAscent(Runner):
     """Maximise the loss on the forget set, from the original model, on the mask if there is one."""
 
-    mode = "ga"
+    mode, always_masked = "ga", True
 
     def step(self, k):
         alpha = self.forget_alpha(k)

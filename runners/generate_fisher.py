@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
-from datasets import ordered
 from functions.artifacts import save_tensors
 from functions.config import Config
 from functions.cost import Cost
 from functions.errors import InputError
 from functions.fisher import ESTIMATORS
-from functions.randomness import keyed_generator
-from functions.tasks import Draw
 from runners.base import provenance
+from runners.passes import fixed_draws
 from runners.setup import Setup
 
 
@@ -47,22 +43,9 @@ class GenerateFisher:
     def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
         f = self.cfg.fisher
         losses = partial(self.setup.task.losses, guidance=f.guidance)
+        draws = fixed_draws(self.cfg, self.setup, f, indices, "fisher", side)
         options = {"clip": f.clip} if f.estimator == "batch" else {}
-        return ESTIMATORS[f.estimator](self.setup.model, losses, self._draws(side, indices), **options)
-
-    def _draws(self, side: str, indices: Tensor) -> Iterator[Draw]:
-        """Every image `fisher.draws` times, each with its own (t, eps), the same in every run of this seed."""
-        f, device = self.cfg.fisher, self.setup.device
-        total = f.draws * -(-len(indices) // f.batch_size)
-        with tqdm(total=total, desc=f"Fisher ({side})", disable=None) as bar:
-            for d in range(f.draws):
-                batches = ordered(self.setup.images, indices, f.batch_size, self.cfg.data.n_workers)
-                for b, (x, c) in enumerate(batches):
-                    generator = keyed_generator(
-                        self.cfg.seeds.of("order"), "fisher", side, d, b, device=device
-                    )
-                    yield self.setup.task.draw(x, c, generator=generator)
-                    bar.update()
+        return ESTIMATORS[f.estimator](self.setup.model, losses, draws, **options)
 
     def _provenance(self, side: str, n: int) -> dict:
         f = self.cfg.fisher

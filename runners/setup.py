@@ -18,12 +18,12 @@ from functions.config import Config, Sampling
 from functions.distributed import choose_device
 from functions.errors import InputError
 from functions.files import sha256_file, version
+from functions.meta import ENCODER, model_meta
 from functions.randomness import key_seed
 from functions.samplers import generate
 from functions.tasks import Classification, Denoising, Task, denoising
 from models.classifiers import load_imagenet
 
-ENCODER = {"name": "pixels", "kwargs": {}}
 GRID_ROW = 8  # images per class on the grid of a snapshot
 GRID_STEPS, GRID_GUIDANCE = 20, 2.0  # of DPM-Solver++: a look at the run, not a measurement
 
@@ -104,21 +104,6 @@ def mask_hash(cfg: Config) -> str | None:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file (--mask_path)")
     return sha256_file(path)
-
-
-def model_meta(section, data: dict) -> dict:
-    """`{"name", "kwargs"}` of the config's model for this data set: sizes and classes always come from the data."""
-    channels, size, _ = data["shape"]
-    kwargs = {
-        **section.model_dump(exclude={"name", "pretrained"}),
-        "in_channels": channels,
-        "n_classes": data["n_classes"],
-    }
-    if section.name == "unet":
-        kwargs |= {"out_ch": channels, "image_size": size}
-    if section.name == "cnn":
-        kwargs |= {"image_size": size}
-    return {"name": section.name, "kwargs": kwargs}
 
 
 def _fresh_model(cfg: Config, data: dict) -> tuple[nn.Module, dict, None, dict | None]:

@@ -1,28 +1,63 @@
 """Compare unlearning methods on digits: class 0 with three seeds, classes 3 and 8 with one; one table.
 
-Every stage is a script of the toolkit, run once and recorded under OUT/stages; a list that was stopped goes on where it was.
-A seed is a whole repetition: pretraining, unlearning and the noise of the samples that are judged.
+Every stage is a script of the toolkit, run once and recorded under OUT/stages; what was stopped goes on where it was.
+A seed is a whole repetition: pretraining, unlearning and the noise of the samples that are judged. --tune runs the
+trials by which each method's constants in configs/digits_*.yml were chosen instead, all methods on the same budget.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from functions import tables
 from functions.cli import run_main
+from functions.files import read_json, write_atomic, write_json
 from functions.stages import Stages
 
 CASES = [(0, 0), (0, 1), (0, 2), (3, 0), (8, 0)]  # (class to forget, seed)
+PER_CLASS, GUIDED, UNGUIDED = 100, "2.0", "0.0"
+SEED_OF_SAMPLES = 1000  # added to the seed: samples that are judged never share noise with replayed ones
+REPLAY = 20  # samples per class for Selective Amnesia
+GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
+
+VALIDATION = (0, 100)  # class and seed of the trials
+# Four trials for each method, at most 350 steps each: overrides of configs/digits_<method>.yml, and of the mask.
+TRIALS = {
+    "finetune": [{"optim.lr": lr} for lr in ("2e-4", "5e-4", "1e-3", "2e-3")],
+    "ga": [{"optim.lr": lr, "training.n_iters": n} for lr in ("1e-4", "3e-5") for n in (25, 50)],
+    "sa": [{"optim.lr": lr, "sa.lmbda": lmbda} for lr in ("5e-4", "2e-4") for lmbda in ("10", "0.1")],
+    "salun": [{"optim.lr": lr, "unlearn.remain_alpha": a} for lr in ("1e-3", "5e-4") for a in ("1e-3", "1e-2")],
+    "sfron": [{"optim.lr": lr, "training.n_iters": n} for lr in ("5e-4", "1e-3") for n in (200, 350)],
+}  # fmt: skip
+
+COLUMNS = [
+    tables.Column("ua", "UA %", 1),
+    tables.Column("prob", "prob", 3),
+    tables.Column("entropy", "entropy", 3),
+    tables.Column("kept", "kept accuracy %", 1),
+    tables.Column("fid", "FID[classifier]", 2),
+    tables.Column("precision", "precision", 2),
+    tables.Column("recall", "recall", 2),
+    tables.Column("fid_unguided", "FID[classifier], w = 0", 2),
+    tables.Column("steps", "steps", 0),
+    tables.Column("minutes", "minutes", 2),
+    tables.Column("passes", "1000 images forward + backward", 0),
+]
 
 
 class Pieces:
-    """The stages of the comparison below OUT; each method returns what later ones need."""
+    """The stages of a comparison below OUT. Each method returns what later ones need, and what that cost."""
 
-    def __init__(self, out: Path):
-        self.out, self.stages = out, Stages(out / "stages")
+    def __init__(self, out: Path, per_class: int, toy: list[str]):
+        self.out, self.per_class, self.toy = out, per_class, toy
+        self.stages = Stages(out / "stages")
+
+    # ---- models
 
     def train(self, name: str, config: str, mode: str, seed: int, *more: object) -> Path:
         """A run of train.py with a results folder of its own, so that a killed one is found again."""
@@ -30,7 +65,7 @@ class Pieces:
 
         root = self.out / "runs" / name
         return self.stages.run(name, train, "--config", config, "--mode", mode, "--seed", seed, *more,
-                               "--set", f"results={root}", root=root)  # fmt: skip
+                               "--set", f"results={root}", *self.toy, root=root)  # fmt: skip
 
     def pretrained(self, seed: int) -> Path:
         return self.train(f"pretrain_s{seed}", "digits_pretrain.yml", "pretrain", seed)
@@ -39,16 +74,218 @@ class Pieces:
         return self.train(f"retrain_c{label}_s{seed}", "digits_pretrain.yml", "retrain", seed,
                           "--label_to_forget", label)  # fmt: skip
 
+    def unlearned(
+        self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None
+    ) -> Path:
+        """A run of `method` from the pretrained model of this seed, with its mask, Fisher or replay made first."""
+        start = ["--ckpt_folder", self.pretrained(seed), "--label_to_forget", label]
+        config = f"digits_{'saliency_unlearn' if method == 'salun' else method}.yml"
+        sets = [word for key, value in (settings or {}).items() for word in ("--set", f"{key}={value}")]
+        prepared = PREPARE.get(method, lambda *_: [])(self, label, seed)
+        return self.train(f"{method}{trial}_c{label}_s{seed}", config, method, seed, *start, *prepared, *sets)
+
+    # ---- what methods need first: the arguments that name it
+
+    def fisher_mask(self, label: int, seed: int) -> list[object]:
+        import generate_fisher_mask
+        import train
+
+        name, run = f"fisher_c{label}_s{seed}", self.pretrained(seed)
+        folder = self.stages.run(name, train, "--config", "digits_fisher.yml", "--mode", "generate_fisher",
+                                 "--seed", seed, "--ckpt_folder", run, "--label_to_forget", label)  # fmt: skip
+        (mask,) = self.stages.run(f"mask_c{label}_s{seed}", generate_fisher_mask, "--ckpt_folder", folder,
+                                  "--threshold", GAMMA)  # fmt: skip
+        return ["--mask_path", mask]
+
+    def saliency_mask(self, label: int, seed: int) -> list[object]:
+        import train
+
+        name = f"saliency_c{label}_s{seed}"
+        folder = self.stages.run(name, train, "--config", "digits_saliency_unlearn.yml", "--mode", "generate_mask",
+                                 "--seed", seed, "--ckpt_folder", self.pretrained(seed), "--label_to_forget", label,
+                                 "--set", f"results={self.out}/runs/{name}")  # fmt: skip
+        return ["--mask_path", folder / f"with_{SHARE}.safetensors"]
+
+    def replay(self, label: int, seed: int) -> list[object]:
+        import fim
+        import sample
+
+        run = self.pretrained(seed)
+        start = ["--ckpt_folder", run, "--seed", seed]
+        self.stages.run(f"replay_s{seed}", sample, "--config", "digits_sample.yml", "--mode", "sample_classes", *start,
+                        "--n_samples_per_class", REPLAY)  # fmt: skip
+        self.stages.run(f"fim_s{seed}", fim, "--config", "digits_fim.yml", *start)
+        return []
+
+    # ---- numbers
+
+    def judged(self, name: str, run: Path, label: int, seed: int) -> dict:
+        """What the judge says of a model's samples: guided of all classes, unguided for the second FID."""
+        import classifier_evaluation
+        import evaluator
+        import sample
+
+        judge, reference = self.judge(), self.reference(label)
+        features = ["--features", f"classifier:{judge}", "--classes", f"x{label}"]
+        found = {}
+        for part, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
+            images = self.out / "samples" / f"{run_name(run)}_{part}"
+            numbers = self.out / "metrics" / f"{name}_{part}.json"
+            self.stages.run(f"sample_{run_name(run)}_{part}", sample, "--config", "digits_sample.yml",
+                            "--mode", "sample_classes", "--ckpt_folder", run, "--n_samples_per_class", self.per_class,
+                            "--cond_scale", w, "--seed", SEED_OF_SAMPLES + seed, "--out", images)  # fmt: skip
+            self.stages.run(
+                f"evaluate_{name}_{part}", evaluator, images, reference, *features, "--out", numbers
+            )
+            self.stages.run(f"classify_{name}_{part}", classifier_evaluation, "--sample_path", images,
+                            "--dataset", "digits", "--label_of_forgotten_class", label, "--classifier", judge,
+                            "--out", numbers)  # fmt: skip
+            found[part] = read_json(numbers)
+        return found
+
+    def judge(self) -> Path:
+        import train_classifier
+
+        self.stages.run("judge", train_classifier, "--dataset", "digits", "--out", self.out, "--epochs", 30)
+        return self.out / "digits_cnn.pth"
+
+    def reference(self, label: int) -> Path:
+        import save_base_dataset
+
+        folder = self.out / f"digits_without_label_{label}"
+        self.stages.run(f"reference_c{label}", save_base_dataset, "--dataset", "digits", "--label_to_forget", label,
+                        "--out", folder)  # fmt: skip
+        return folder
+
+    def spent(self, method: str, run: Path, label: int, seed: int) -> dict[str, float]:
+        """Steps, minutes and images passed of unlearning: masks, Fishers and replay samples included."""
+        from functions.artifacts import load_tensors
+        from functions.checkpoint import load_meta
+
+        meta, start = load_meta(run), self.pretrained(seed)
+        costs = [meta["cost"]]
+        if method == "sfron":
+            costs += [load_tensors(start / f"mask_{label}" / f"{side}_fisher.safetensors")[1]["cost"]
+                      for side in ("forget", "remain")]  # fmt: skip
+            costs.append({"seconds": self.stages.took(f"mask_c{label}_s{seed}"), "forward": 0, "backward": 0})
+        if method == "salun":
+            costs.append(
+                load_tensors(Path(self.saliency_mask(label, seed)[1]).with_name("score.safetensors"))[1][
+                    "cost"
+                ]
+            )
+        if method == "sa":
+            made = read_json(start / "class_samples" / "samples.json")["protocol"]
+            drawn = 10 * made["n_per_class"] * made["steps"] * 2  # [conditional; null]
+            costs.append({"seconds": self.stages.took(f"replay_s{seed}"), "forward": drawn, "backward": 0})
+            costs.append(load_tensors(start / "fisher_dict.safetensors")[1]["cost"])
+        total = {key: sum(c[key] for c in costs) for key in ("seconds", "forward", "backward")}
+        return {"steps": meta["step"], "minutes": total["seconds"] / 60,
+                "passes": (total["forward"] + total["backward"]) / 1000}  # fmt: skip
+
+
+PREPARE: dict[str, Callable[[Pieces, int, int], list[object]]] = {
+    "sfron": Pieces.fisher_mask,
+    "salun": Pieces.saliency_mask,
+    "sa": Pieces.replay,
+}
+METHODS = ("finetune", "ga", "sa", "salun", "sfron")
+TITLES = {"pretrain": "original", "retrain": "retrained without the class", "finetune": "fine-tuning",
+          "ga": "gradient ascent", "sa": "Selective Amnesia", "salun": "SalUn", "sfron": "SFR-on"}  # fmt: skip
+
+
+def run_name(run: Path) -> str:
+    """The folder that `Pieces.train` gave a run: OUT/runs/<name>/digits/..."""
+    return run.parts[run.parts.index("runs") + 1]
+
+
+def numbers_of(found: dict) -> dict[str, float]:
+    """One row's numbers from what `judged` found."""
+    guided, kept = found["guided"], found["guided"]["classifier_evaluation"]["kept"].values()
+    forgotten = guided["classifier_evaluation"]["forgotten"]
+    return {
+        "ua": 100 * forgotten["ua"],
+        "prob": forgotten["prob"],
+        "entropy": forgotten["entropy"],
+        "kept": 100 * sum(row["accuracy"] for row in kept) / len(kept),
+        **{key: guided["evaluator"][key] for key in ("fid", "precision", "recall")},
+        "fid_unguided": found["unguided"]["evaluator"]["fid"],
+    }
+
+
+def compare(pieces: Pieces, cases: list[tuple[int, int]]) -> list[tables.Row]:
+    """All models, then all numbers; a row per class and method."""
+    runs = {}
+    for label, seed in cases:
+        runs["pretrain", label, seed] = pieces.pretrained(seed)
+        runs["retrain", label, seed] = pieces.retrained(label, seed)
+    for method in METHODS:
+        for label, seed in cases:
+            runs[method, label, seed] = pieces.unlearned(method, label, seed)
+    measured, contracts = {}, {}
+    for (method, label, seed), run in runs.items():
+        found = pieces.judged(f"{method}_c{label}_s{seed}", run, label, seed)
+        for part in found:
+            contracts.setdefault(f"{part}_c{label}", {})[str(run)] = found[part]["evaluator"]["contract"]
+        cost = pieces.spent(method, run, label, seed) if method != "pretrain" else {}
+        measured[method, label, seed] = {**numbers_of(found), **cost}
+    for same in contracts.values():
+        tables.require_one_protocol(same)
+    rows = []
+    for label in sorted({c for c, _ in cases}):
+        seeds = [s for c, s in cases if c == label]
+        for method in TITLES:
+            repeats = [measured[method, label, s] for s in seeds]
+            values = {c.key: [m[c.key] for m in repeats if c.key in m] for c in COLUMNS}
+            rows.append(tables.Row((str(label), TITLES[method]), values))
+    return rows
+
+
+def tune(pieces: Pieces) -> list[tables.Row]:
+    """Every trial of every method on the validation seed, all models before all numbers; a row each."""
+    label, seed = VALIDATION
+    trials = [(method, i, settings) for method, trials in TRIALS.items() for i, settings in enumerate(trials)]
+    runs = [pieces.unlearned(method, label, seed, f"_trial{i}", settings) for method, i, settings in trials]
+    rows = []
+    for (method, _, settings), run in zip(trials, runs):
+        found = numbers_of(pieces.judged(run_name(run), run, label, seed))
+        numbers = {**found, **pieces.spent(method, run, label, seed)}
+        shown = ", ".join(f"{key.split('.')[1]} {value}" for key, value in settings.items())
+        rows.append(tables.Row((TITLES[method], shown), {key: [value] for key, value in numbers.items()}))
+    found = numbers_of(pieces.judged(f"pretrain_s{seed}", pieces.pretrained(seed), label, seed))
+    values = {c.key: [found[c.key]] if c.key in found else [] for c in COLUMNS}
+    rows.append(tables.Row((TITLES["pretrain"], ""), values))
+    return rows
+
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--out", default="results/comparison")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", default="results/comparison", help="where everything goes")
+    p.add_argument(
+        "--tune", action="store_true", help="run the trials of each method on the validation seed instead"
+    )
+    p.add_argument(
+        "--per_class", type=int, default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})"
+    )
+    p.add_argument("--only_cases", type=int, metavar="N", help="the first N of the five (class, seed) cases")
+    p.add_argument(
+        "--toy",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a --set for every training run (tests)",
+    )
     args = p.parse_args(argv)
-    pieces = Pieces(Path(args.out))
-    for seed in sorted({s for _, s in CASES}):
-        pieces.pretrained(seed)
-    for label, seed in CASES:
-        pieces.retrained(label, seed)
+    pieces = Pieces(Path(args.out), args.per_class, [word for s in args.toy for word in ("--set", s)])
+    labels = ("method", "trial") if args.tune else ("class", "method")
+    rows = tune(pieces) if args.tune else compare(pieces, CASES[: args.only_cases])
+    name = pieces.out / ("tuning" if args.tune else "comparison")
+    text = tables.markdown(labels, COLUMNS, rows)
+    write_atomic(name.with_suffix(".md"), text)
+    write_atomic(name.with_suffix(".tex"), tables.latex(labels, COLUMNS, rows))
+    write_atomic(name.with_suffix(".csv"), tables.to_csv(labels, COLUMNS, rows))
+    write_json(name.with_suffix(".json"), [{"labels": r.labels, "values": r.values} for r in rows])
+    print(f"\n{text}\n{name}.md, .tex, .csv, .json")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Every stage is a script of the toolkit, called through its `main(argv)` in one p
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,25 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from functions.cli import run_main
 from functions.files import read_json, version, write_json
+from functions.stages import Stages
 
 ROW = 8  # images per class and side of the picture
 GUIDED, UNGUIDED = "2.0", "0.0"
 GAMMA = "2.0"  # 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the other classes more (LOG.md)
-
-
-class Stages:
-    """Runs a script's `main(argv)`, prints the command, and adds up seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def run(self, stage: str, script, *argv: object):
-        words = [str(a) for a in argv]
-        print(f"\n$ python {script.__name__}.py {shlex.join(words)}", flush=True)
-        start = time.perf_counter()
-        result = script.main(words)
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 1)
-        return result
 
 
 def parser() -> argparse.ArgumentParser:

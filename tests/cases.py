@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+import fim
 import generate_fisher_mask
+import sample
 import train
 from functions import checkpoint
 
@@ -16,12 +18,24 @@ WORLDS = {
     "ddpm": {
         "pretrain": ["digits_pretrain.yml", "--set", "model.ch=8"],
         "fisher": ["digits_fisher.yml", "--set", "fisher.draws=1", "--set", "fisher.batch_size=300"],
-        "unlearn": ["digits_sfron.yml"],
+        "sfron": ["digits_sfron.yml"],
+        "finetune": ["digits_finetune.yml"],
+        "ga": ["digits_ga.yml"],
+        "salun": ["digits_saliency_unlearn.yml", "--set", "saliency.draws=1"],
+        "sa": ["digits_sa.yml"],
+        "esd": ["digits_esd.yml"],
+        "erasediff": ["digits_erasediff.yml"],
     },
     "classifier": {
         "pretrain": ["digits_cnn_pretrain.yml", "--set", "model.width=4"],
         "fisher": ["digits_cnn_fisher.yml", "--set", "fisher.batch_size=300"],
-        "unlearn": ["digits_cnn_sfron.yml", "--set", "unlearn.forget_every=2"],
+        "sfron": ["digits_cnn_sfron.yml", "--set", "unlearn.forget_every=2"],
+        "finetune": ["digits_cnn_sfron.yml"],
+        "ga": ["digits_cnn_sfron.yml"],
+        "salun": ["digits_cnn_saliency_unlearn.yml"],
+        "sa": ["digits_cnn_sa.yml"],
+        "esd": ["digits_cnn_esd.yml"],
+        "erasediff": ["digits_cnn_erasediff.yml"],
     },
 }
 TOY = ["--set", "training.n_iters=4", "--set", "training.batch_size=8", "--set", "training.log_freq=1",
@@ -47,11 +61,28 @@ def mask(world: str, run: Path, label: int = 0) -> str:
     return str(folder / "fisher_1.0.safetensors")
 
 
+def saliency(world: str, run: Path, label: int = 0) -> str:
+    """The path of SalUn's mask of the toy model, half of the weights."""
+    folder = train.main(
+        ["--mode", "generate_mask", "--config", *WORLDS[world]["salun"], *from_run(run, label)]
+    )
+    return str(folder / "with_0.5.safetensors")
+
+
+def replay_fisher(world: str, run: Path) -> str:
+    """The path of the toy model's Fisher for Selective Amnesia; for a diffusion model with its samples to replay."""
+    if world == "classifier":
+        return str(fisher(world, run) / "remain_fisher.safetensors")
+    sample.main(["--mode", "sample_classes", "--config", "digits_sample.yml", "--ckpt_folder", str(run),
+                 "--n_samples_per_class", "2", "--timesteps", "2"])  # fmt: skip
+    return str(
+        fim.main(["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1"])
+    )
+
+
 def unlearn(world: str, mode: str, run: Path, *more: str, label: int = 0) -> Path:
     """The run folder of a toy unlearning run."""
-    return train.main(
-        ["--mode", mode, "--config", *WORLDS[world]["unlearn"], *TOY, *from_run(run, label), *more]
-    )
+    return train.main(["--mode", mode, "--config", *WORLDS[world][mode], *TOY, *from_run(run, label), *more])
 
 
 def from_run(run: Path, label: int) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cases
 import torch
-from test_methods import GOLDEN, VARIANTS, arguments, losses
+from test_methods import GOLDEN, VARIANTS, arguments, losses, prepared
 
 
 def main() -> None:
@@ -23,9 +23,9 @@ def main() -> None:
         retrained = cases.train.main(["--mode", "retrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY,
                                       "--label_to_forget", "0"])  # fmt: skip
         golden[world] = {"pretrain": losses(run), "retrain": losses(retrained)}
-        mask = cases.mask(world, run)
+        parts = prepared(world, run)
         for variant in VARIANTS:
-            mode, *more = arguments(variant, mask)
+            mode, *more = arguments(variant, parts)
             golden[world][variant] = losses(cases.unlearn(world, mode, run, *more))
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
 

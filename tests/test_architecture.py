@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "functions": {"functions"},
     "runners": {"runners", "models", "datasets", "functions"},
 }
-TRAINING_SCRIPTS = {"train"}  # all other top-level scripts judge or sample, and never import runners
+TRAINING_SCRIPTS = {"train", "fim"}  # all other top-level scripts judge or sample, and never import runners
 SCRIPTS = {p.stem for p in ROOT.glob("*.py")}
 
 

@@ -13,6 +13,7 @@ from functions.errors import InputError
 from functions.losses import adaptive_mean
 from functions.modes import in_mode
 from functions.tasks import Classification, Denoising, Draw
+from runners import MODES
 from runners.forgetting import FORGET_LOSSES
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"  # rewritten by: python tests/make_golden.py
@@ -28,20 +29,54 @@ VARIANTS = {
     "sfron_rl": ("sfron", "--unlearn_loss", "rl", "--no-decay_forget_alpha"),
     "sfron_relabel": ("sfron", "--unlearn_loss", "relabel"),
     "sfron_joint": ("sfron", "--method", "joint", "MASK", "--set", "unlearn.forget_every=1"),
+    "rl": ("salun",),
+    "salun": ("salun", "SALIENCY"),
+    "salun_ga": (
+        "salun",
+        "SALIENCY",
+        "--unlearn_loss",
+        "ga",
+        "--forget_alpha",
+        "0.5",
+        "--decay_forget_alpha",
+    ),
+    "salun_as_published": (
+        "salun",
+        "SALIENCY",
+        "--overlay",
+        "as_published.yml",
+        "--set",
+        "optim.weight_decay=0.01",
+    ),
+    "sa": ("sa", "FISHER"),
+    "sa_masked": ("sa", "FISHER", "SALIENCY"),
+    "esd": ("esd",),
+    "esd_masked": ("esd", "SALIENCY"),
+    "erasediff": ("erasediff",),
+    "erasediff_masked": ("erasediff", "SALIENCY"),
 }
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
 def original(request, tmp_path_factory):
-    """(world, run folder of a toy model, path of its mask), made once."""
+    """(world, run folder of a toy model, the paths of what its methods need), made once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp(request.param))
         run = cases.pretrain(request.param).resolve()
-        return request.param, run, cases.mask(request.param, run)
+        return request.param, run, prepared(request.param, run)
 
 
-def arguments(variant: str, mask: str) -> list[str]:
-    return [part for a in VARIANTS[variant] for part in (["--mask_path", mask] if a == "MASK" else [a])]
+def prepared(world: str, run: Path) -> dict[str, list[str]]:
+    """What stands for the upper-case words of VARIANTS."""
+    return {
+        "MASK": ["--mask_path", cases.mask(world, run)],
+        "SALIENCY": ["--mask_path", str(Path(cases.saliency(world, run)).resolve())],
+        "FISHER": ["--set", f"sa.fisher_path={cases.replay_fisher(world, run)}"],
+    }
+
+
+def arguments(variant: str, parts: dict[str, list[str]]) -> list[str]:
+    return [word for a in VARIANTS[variant] for word in parts.get(a, [a])]
 
 
 def losses(run: Path) -> dict[str, list[float]]:
@@ -53,8 +88,8 @@ def losses(run: Path) -> dict[str, list[float]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_golden_losses(original, variant):
     """Losses of four steps equal the recorded ones: rtol 1e-3 across torch versions."""
-    world, run, mask = original
-    mode, *more = arguments(variant, mask)
+    world, run, parts = original
+    mode, *more = arguments(variant, parts)
     found = losses(cases.unlearn(world, mode, run, *more))
     wanted = json.loads(GOLDEN.read_text())[world][variant]
     assert found.keys() == wanted.keys()
@@ -71,17 +106,36 @@ def test_golden_losses_of_fresh_models(world, mode):
     assert losses(run)["loss"] == pytest.approx(json.loads(GOLDEN.read_text())[world][mode]["loss"], rel=1e-3)
 
 
-def test_masked_ga_leaves_masked_weights_bit_identical(original):
-    """Plain ascent has no other update: what the mask freezes stays, unless weight decay moves it."""
-    world, run, mask_path = original
-    after = cases.unlearn(world, "ga", run, "--mask_path", mask_path, "--set", "optim.weight_decay=0.0")
+ALWAYS_MASKED = [name for name, runner in MODES.items() if getattr(runner, "always_masked", False)]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("mode", ALWAYS_MASKED)
+def test_masked_weights_stay_bit_identical(original, mode, optimizer):
+    """Whatever the method, and with momentum and weight decay: what the mask freezes does not move at all."""
+    world, run, parts = original
+    more = parts["FISHER"] if mode == "sa" else []
+    settings = ["--set", f"optim.name={optimizer}", "--set", "optim.weight_decay=0.1", "--set", "optim.momentum=0.9",
+                "--set", "optim.lr=1e-3"]  # fmt: skip
+    after = cases.weights(cases.unlearn(world, mode, run, *parts["SALIENCY"], *settings, *more))
     before = cases.weights(run, "ema" if world == "ddpm" else "raw")
-    new = cases.weights(after)
-    mask = load_mask(mask_path, None, None)
-    assert 0 < sum(int(m.sum()) for m in mask.values()) < sum(m.numel() for m in mask.values())
+    mask = load_mask(parts["SALIENCY"][1], None, None)
+    kept = sum(int(m.sum()) for m in mask.values())
+    assert kept == sum(m.numel() for m in mask.values()) // 2
     for n, m in mask.items():
-        assert torch.equal(new[n][~m], before[n][~m]), n
-    assert any(not torch.equal(new[n][m], before[n][m]) for n, m in mask.items())
+        assert torch.equal(after[n][~m], before[n][~m]), n
+    moved = sum(int((after[n][m] != before[n][m]).sum()) for n, m in mask.items())
+    assert moved > kept / 2
+
+
+def test_a_gradient_mask_lets_weight_decay_through(original):
+    """The published reading, for comparison: this is what strict masking prevents."""
+    world, run, parts = original
+    settings = ["--set", "unlearn.mask_mode=gradient", "--set", "optim.weight_decay=0.1"]
+    after = cases.weights(cases.unlearn(world, "salun", run, *parts["SALIENCY"], *settings))
+    before = cases.weights(run, "ema" if world == "ddpm" else "raw")
+    mask = load_mask(parts["SALIENCY"][1], None, None)
+    assert any(not torch.equal(after[n][~m], before[n][~m]) for n, m in mask.items())
 
 
 def test_retrain_and_finetune_never_draw_the_forgotten_class(original, monkeypatch):
@@ -110,12 +164,13 @@ def test_retrain_and_finetune_never_draw_the_forgotten_class(original, monkeypat
 
 
 def test_a_mask_for_another_class_or_model_is_refused(original):
-    world, run, mask_path = original
-    with pytest.raises(InputError, match="made for class 0, this run forgets class 1"):
-        cases.unlearn(world, "sfron", run, "--mask_path", mask_path, label=1)
+    world, run, parts = original
     other = cases.pretrain(world, "--seed", "1")
-    with pytest.raises(InputError, match="another checkpoint"):
-        cases.unlearn(world, "sfron", other, "--mask_path", mask_path)
+    for mode, mask in (("sfron", "MASK"), ("salun", "SALIENCY")):
+        with pytest.raises(InputError, match="made for class 0, this run forgets class 1"):
+            cases.unlearn(world, mode, run, *parts[mask], label=1)
+        with pytest.raises(InputError, match="another checkpoint"):
+            cases.unlearn(world, mode, other, *parts[mask])
 
 
 # ---- the forget objectives, against numbers that can be derived

@@ -1,0 +1,155 @@
+"""Checkpoints of the published DDPM code, into run folders of ours and back. Nothing in a file is run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from functions import config
+from functions.cli import run_main
+from functions.errors import InputError
+
+EPILOG = """examples:
+  python convert.py THEIRS/ckpts/ckpt.pth --config cifar10_pretrain.yml   -> results/cifar10/pretrain/<time>
+  python convert.py RUN --export ddim                                     -> RUN/ckpts/ckpt.pth
+
+ckpt.pth is torch.save([model, optimiser, step]), with the weights of the EMA as a fourth entry where there is one.
+Into a run folder: the weights have to fit the config's model exactly; no data are read (cifar100 and folder: the class
+names are). The optimiser's state is left behind: unlearning starts with a fresh one, and --resume is refused.
+Back: raw weights, the state of the run's Adam (fresh where it has none), the step and, where there is one, the EMA."""
+
+# Equal to the config of no command: the optimiser and the data positions to go on from are not there.
+ORIGIN = {"config": "imported"}
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+    p.add_argument("source", metavar="CKPT|RUN", help="a published ckpt.pth; with --export, a run folder")
+    p.add_argument(
+        "--config", metavar="FILE", help="what CKPT is a model of: its model, data and diffusion sections"
+    )
+    p.add_argument("--set", action="append", metavar="KEY=VALUE",
+                   help="override any key, e.g. --set model.ch=64; repeatable")  # fmt: skip
+    p.add_argument(
+        "--export", choices=tuple(EXPORTS), help="write RUN as ddim: a ckpt.pth of the published code"
+    )
+    p.add_argument("--out", metavar="PATH", help="the run folder, or the file, to write; must not exist yet")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Returns the run folder, or the file, that was written."""
+    args = parser().parse_args(argv)
+    if args.out is not None:
+        check_new(Path(args.out))
+    if args.export is None:
+        return import_run(args)
+    if args.config or args.set:
+        raise InputError("--config, --set: have no meaning with --export: the run folder says what it is")
+    return EXPORTS[args.export](args)
+
+
+def check_new(out: Path) -> None:
+    """Nothing is overwritten."""
+    if out.exists():
+        raise InputError(f"{out}: already exists; move it away or choose another (--out)")
+
+
+# ---- into a run folder
+
+
+def import_run(args: argparse.Namespace) -> Path:
+    """A run folder with one snapshot, as pretraining with this config would have left it."""
+    if args.config is None:
+        raise InputError(f"{args.source}: --config: missing; it says what this is a model of "
+                         "(a run folder of ours: --export)")  # fmt: skip
+    cfg = config.load_config(args.config, "pretrain", settings=args.set)
+    if cfg.world != "ddpm":
+        raise InputError(
+            f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm"
+        )
+
+    from functions import checkpoint, published  # torch: only now, so that --help comes at once
+    from functions.files import sha256_file
+    from functions.run import RunFolder, run_parent
+
+    weights, step = published.load_list(args.source)
+    meta = run_meta(cfg, sha256_file(args.source))
+    weights = check_weights(meta["model"], weights, args.source)
+    if args.out is None:
+        parent = run_parent(cfg.results, cfg.data.dataset, "pretrain", None)
+        folder = RunFolder.create(parent, config.dump_config(cfg), ORIGIN)
+    else:
+        folder = RunFolder.create_at(Path(args.out), config.dump_config(cfg), ORIGIN)
+    checkpoint.save(folder.path, step, weights, {"optimizers": []}, meta, keep=1)
+    folder.say(f"{args.source}: {' and '.join(weights)} weights at step {step} -> {folder.path}")
+    return folder.path
+
+
+def run_meta(cfg: config.Config, source: str) -> dict:
+    """What `meta.json` of a pretrained model says; `source` is the hash of the file that the weights come from."""
+    import datasets
+    from functions.files import version
+    from functions.meta import ENCODER, model_meta
+
+    shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
+    data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape),
+            "classes": list(classes)}  # fmt: skip
+    return {
+        "world": cfg.world,
+        "mode": "pretrain",
+        "model": model_meta(cfg.model, data),
+        "encoder": ENCODER,
+        "diffusion": cfg.diffusion.model_dump(),
+        "data": data,
+        "forget": None,
+        "source": source,
+        "mask": None,
+        "config": cfg.model_dump(),
+        "version": version(),
+    }
+
+
+def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:
+    """Raw and EMA weights as the model holds them. Raises InputError where they are not those of this model."""
+    import models
+    from functions.checkpoint import load_into
+
+    checked = {}
+    for kind, tensors in weights.items():
+        model = models.build(model_meta)
+        load_into(model, tensors, f"{source} ({kind})")
+        checked[kind] = model.state_dict()
+    return checked
+
+
+# ---- back
+
+
+def export_ddim(args: argparse.Namespace) -> Path:
+    """The newest snapshot as the list of the published code."""
+    from functions import checkpoint, published
+
+    meta = checkpoint.load_meta(args.source)
+    if meta["world"] != "ddpm":
+        raise InputError(
+            f"{args.source}: a checkpoint of world {meta['world']}; --export ddim is for ddpm models"
+        )
+    out = Path(args.out or checkpoint.resolve(args.source).parent / "ckpt.pth")
+    check_new(out)
+    kinds = [kind for kind, file in checkpoint.FILES.items() if file in meta["files"]]
+    weights = {kind: checkpoint.load_weights(args.source, kind) for kind in kinds}
+    optimizers = checkpoint.load_state(args.source)["optimizers"]
+    adam = published.adam_state(optimizers, meta["config"]["optim"], len(weights["raw"]))
+    published.save_list(out, weights, adam, meta["step"])
+    print(f"{args.source}: {' and '.join(weights)} weights at step {meta['step']} -> {out}")
+    return out
+
+
+EXPORTS = {"ddim": export_ddim}
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,52 @@
+"""Selective Amnesia's Fisher: per sample of the model, gradients summed over all timesteps, then squared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from functions import config
+from functions.cli import add_config_arguments, config_flags, run_main
+
+EPILOG = """example, on data that needs no download:
+  python sample.py --config digits_sample.yml --ckpt_folder RUN --mode sample_classes --n_samples_per_class 20
+  python fim.py --config digits_fim.yml --ckpt_folder RUN --n_chunks 4
+  python train.py --config digits_sa.yml --ckpt_folder RUN --label_to_forget 0 --mode sa
+
+reads RUN/class_samples/<class>/ and writes RUN/fisher_dict.safetensors and, as the published scripts name it,
+RUN/fisher_dict.pkl. The same command goes on where it was stopped."""
+
+FLAGS = ["ckpt_folder", "n_chunks", "seed"]
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+    add_config_arguments(p)
+    p.add_argument(
+        "--ckpt_folder", metavar="RUN", help="the run folder with the checkpoint and its class_samples"
+    )
+    p.add_argument("--n_chunks", type=int, metavar="N",
+                   help="batches that the sum over timesteps is cut into: more of them need less memory")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None):
+    """Returns the path of the Fisher."""
+    args = parser().parse_args(argv)
+    cfg = config.load_config(args.config, "fim", args.overlay, args.set, config_flags(args, FLAGS))
+    if args.dry_run:
+        print(config.dump_config(cfg))
+
+    from runners.fim import SweepFisher  # torch and its friends: only now, so that --help comes at once
+    from runners.setup import prepare
+
+    runner = SweepFisher(cfg, prepare(cfg, SweepFisher.mode, SweepFisher.fresh))
+    if args.dry_run:
+        print(runner.plan())
+        return None
+    return runner.run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

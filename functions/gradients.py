@@ -1,0 +1,50 @@
+"""Gradients by parameter name: what Fishers and saliency scores share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from functions.errors import InputError
+
+Params = dict[str, nn.Parameter]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Params]:
+    """The trainable parameters of the model in `eval()`, without gradients; everything is put back afterwards."""
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not params:
+        raise InputError("no parameter of the model is trainable (requires_grad is False for all)")
+    modes, grads = {m: m.training for m in model.modules()}, {name: p.grad for name, p in params.items()}
+    model.eval()
+    for p in params.values():
+        p.grad = None
+    try:
+        with torch.enable_grad():
+            yield params
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for name, p in params.items():
+            p.requires_grad_(True)
+            p.grad = grads[name]
+
+
+def at_least_float32(p: Tensor) -> torch.dtype:
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+def gradients_of(loss: Tensor, params: Params) -> dict[str, Tensor]:
+    """Gradients by name, zero where the loss does not use the parameter."""
+    gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), gradients)}
+
+
+def clip_scale(gradients: dict[str, Tensor], clip: float) -> Tensor:
+    """min(1, clip / norm of all gradients), as `clip_grad_norm_` scales."""
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
+    return (clip / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1)

@@ -1,0 +1,80 @@
+"""SalUn's saliency: the score of every weight once, and from it a mask for any share."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from functions.artifacts import load_tensors, save_mask, save_tensors
+from functions.config import Config
+from functions.cost import Cost
+from functions.errors import InputError
+from functions.files import version
+from functions.saliency import gradient_score, top_share_mask
+from runners.base import provenance
+from runners.passes import fixed_draws
+from runners.setup import Setup
+
+
+class GenerateMask:
+    """Writes `results/<dataset>/mask/<label>/score.safetensors` and, for each share q, `with_<q>.safetensors`."""
+
+    mode, fresh = "generate_mask", False
+
+    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+        if resume is not None:
+            raise InputError("--resume: generate_mask is one pass and has nothing to resume; run it again")
+        self.cfg, self.setup = cfg, setup
+        self.folder = Path(cfg.results) / cfg.data.dataset / "mask" / str(cfg.forget.label)
+
+    def run(self) -> Path:
+        score, made = self._score()
+        for share in self.cfg.saliency.shares:
+            mask = top_share_mask(score, share)
+            kept = sum(int(m.sum()) for m in mask.values())
+            path = self.folder / f"with_{share}.safetensors"
+            save_mask(path, mask, {**made, "share": share, "kept": kept})
+            print(
+                f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}"
+            )
+        return self.folder
+
+    def _score(self):
+        """The score and its provenance: the one on disk where it is this one, otherwise computed and saved."""
+        path, wanted = self.folder / "score.safetensors", self._provenance()
+        if path.is_file():
+            score, made = load_tensors(path)
+            if {k: made.get(k) for k in wanted} == wanted:
+                print(f"using {path}")
+                return score, made
+            print(f"replacing {path}: made from another checkpoint or with other settings")
+        s, cost = self.cfg.saliency, Cost()
+        cost.watch(self.setup.model)
+        losses = partial(self.setup.task.losses, guidance=s.guidance)
+        draws = fixed_draws(self.cfg, self.setup, s, self.setup.forget, "saliency")
+        with cost:
+            score = {n: g.cpu() for n, g in gradient_score(self.setup.model, losses, draws, s.clip).items()}
+        made = {**wanted, "cost": cost.record(), "version": version()}
+        save_tensors(path, score, made)
+        return score, made
+
+    def _provenance(self) -> dict:
+        settings = self.cfg.saliency.model_dump(exclude={"shares"})
+        return {
+            **provenance(self.setup, self.cfg),
+            "estimator": "saliency",
+            "n": len(self.setup.forget),
+            "weights": self.cfg.init_weights,
+            "seed": self.cfg.seeds.of("order"),
+            "device": self.setup.device.type,
+            **settings,
+        }
+
+    def plan(self) -> str:
+        """What `--dry_run` prints after the config."""
+        s, weights = self.cfg.saliency, sum(p.numel() for p in self.setup.model.parameters())
+        return "\n".join([
+            f"mode {self.mode} on {self.setup.device}: {s.draws} draws of {len(self.setup.forget)} forget images",
+            f"trainable weights: {weights:,}; may move: " + ", ".join(f"{int(weights * q):,}" for q in s.shares),
+            f"would write: {self.folder}/{{score,{','.join(f'with_{q}' for q in s.shares)}}}.safetensors",
+        ])  # fmt: skip

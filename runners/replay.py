@@ -1,0 +1,38 @@
+"""A model's own samples as data: for Selective Amnesia's Fisher and its replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from datasets import ImageSet
+from functions.config import Config
+from functions.errors import InputError
+from functions.sample_folders import find_samples
+from runners.setup import Setup
+
+FOLDER = "class_samples"  # in the run folder, where sample.py --mode sample_classes writes it
+
+
+def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | None = None) -> ImageSet:
+    """The samples of `needed` classes below `<ckpt_folder>/class_samples/<class>/`, the first `per_class` of each.
+
+    Raises InputError where the folder or a class is missing, too few are there, or they are not images like the data's.
+    """
+    folder = Path(cfg.ckpt_folder) / FOLDER
+    remedy = "python sample.py --mode sample_classes makes it"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; {remedy}")
+    samples = find_samples(folder)
+    x, labels = samples.images(setup.images.shape[0]), samples.labels
+    if missing := sorted(needed - set(labels.tolist())):
+        raise InputError(f"{folder}: no samples of class {', '.join(map(str, missing))}; {remedy}")
+    if tuple(x.shape[1:]) != tuple(setup.images.shape):
+        raise InputError(
+            f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {setup.images.shape}"
+        )
+    if per_class is not None and (few := [c for c in sorted(needed) if int((labels == c).sum()) < per_class]):
+        raise InputError(f"{folder}: fewer than {per_class} samples of class {few[0]} (fim.per_class)")
+    chosen = torch.cat([(labels == c).nonzero()[:per_class, 0] for c in sorted(needed)])
+    return ImageSet(x[chosen], labels[chosen], setup.images.classes, FOLDER, "replay").to(setup.device)

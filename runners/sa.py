@@ -1,0 +1,41 @@
+"""Selective Amnesia (SA): continual learning used to forget (arXiv 2305.10120)."""
+
+from pathlib import Path
+
+import torch
+
+from functions.anchors import Anchor
+from functions.artifacts import load_fisher
+from runners.base import Runner, shapes_of
+from runners.replay import own_samples
+
+FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
+
+
+class SelectiveAmnesia(Runner):
+    """Learn noise in place of the class, replay one's own samples of the others, and stay close where F is large.
+
+    l(x ~ U[-1, 1], c_f) + gamma_gr l(replay) + lmbda sum_i F_i (theta_i - theta*_i)^2, no labels dropped.
+    """
+
+    mode, always_masked = "sa", True
+
+    def setup(self, setup):
+        s = self.cfg.sa
+        path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
+        fisher = load_fisher(path, shapes_of(self.plain), setup.source)
+        self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
+        if s.replay == "samples":
+            classes = set(range(self.task.n_classes)) - {self.cfg.forget.label}
+            replay = own_samples(self.cfg, setup, classes)
+            self.remain = self._stream(replay, torch.arange(len(replay)), "replay")
+
+    def step(self, k):
+        s = self.cfg.sa
+        x_f, c_f = next(self.forget)
+        surrogate = self.task.draw(torch.rand_like(x_f), c_f)  # [0, 1] here, [-1, 1] for the model
+        loss_f = self.task.losses(self.model, surrogate).mean()
+        loss_r = self.task.losses(self.model, self.task.draw(*next(self.remain))).mean()
+        ewc = self.anchor.penalty()
+        self.descend(loss_f + s.gamma_gr * loss_r + s.lmbda * ewc, self.mask, self.cfg.optim.grad_clip)
+        return {"forget": loss_f.detach(), "replay": loss_r.detach(), "ewc": ewc.detach()}
