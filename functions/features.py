@@ -1,6 +1,7 @@
 """Features of image sets: one pass of a feature network over a folder, and the reference's kept beside its folder.
 
-A feature network is a callable: float (B,C,H,W) in [0,1], on the device -> Features.
+A feature network is a callable: float (B,C,H,W) in [0,1], on the device -> Features. `Network` adds its name, the hash
+of its weights and what it can read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,21 @@ class Features(NamedTuple):
     spatial: Tensor | None = None
 
 
+class Network(NamedTuple):
+    """A feature network with what a contract says of it.
+
+    `run` is the callable, `channels` what it reads (1 or 3), `protocol` what else makes its numbers comparable;
+    `check` raises where images (C,H,W) of a source are not what it can read.
+    """
+
+    name: str
+    sha256: str
+    run: Callable[[Tensor], Features]
+    channels: int
+    protocol: dict
+    check: Callable[[tuple[int, ...], Path], None] | None = None
+
+
 def extract(
     network: Callable[[Tensor], Features],
     samples: SampleSet,
@@ -34,6 +50,7 @@ def extract(
     batch_size: int,
     device: torch.device | str = "cpu",
     check: Callable[[tuple[int, ...]], None] | None = None,
+    n_workers: int | None = None,
 ) -> Features:
     """Features of all images in order, float32 on `device`, in one pass. `check` sees the images' (C,H,W) first."""
     parts = []
@@ -45,7 +62,7 @@ def extract(
         leave=False,
     )
     with bar, torch.inference_mode():
-        for x in samples.batches(batch_size, channels):
+        for x in samples.batches(batch_size, channels, n_workers):
             if check and not parts:
                 check(tuple(x.shape[1:]))
             parts.append(network(x.to(device).float() / 255))

@@ -9,12 +9,14 @@ import math
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from functions.errors import InputError
 from functions.randomness import keyed_generator
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of N(0, 1)
-BLOCK = 1 << 26  # numbers in one block of a distance matrix: 256 MB in float32
+BLOCK = 1 << 23  # numbers drawn or converted at once: 64 MB in float64
+SIDE = 2048  # rows and columns of one block of a distance matrix: 16 MB in float32
 
 
 # ---- distributions of features ----
@@ -23,25 +25,56 @@ BLOCK = 1 << 26  # numbers in one block of a distance matrix: 256 MB in float32
 def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and unbiased covariance (D,D) of features (N,D), float64. Raises InputError for fewer than 2 rows."""
     _require(len(features), 2, "a covariance")
-    features = features.double()
-    mu = features.mean(0)
-    centred = features - mu
-    return mu, centred.T @ centred / (len(features) - 1)
+    mu = features.mean(0, dtype=torch.float64)
+    sigma = torch.zeros(len(mu), len(mu), dtype=torch.float64, device=mu.device)
+    for rows in features.split(max(1, BLOCK // len(mu))):  # never all of it in float64
+        centred = rows.double() - mu
+        sigma.addmm_(centred.T, centred)
+    return mu, sigma / (len(features) - 1)
 
 
 def fid(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tensor) -> float:
     """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)): squared Wasserstein-2 distance of two Gaussians.
 
-    S_1 S_2 has the eigenvalues of the symmetric S_1^(1/2) S_2 S_1^(1/2), so the trace needs no matrix square root of
-    a product, and no covariance needs a ridge. Rounding below 0 is cut. Source: Heusel et al. 2017, arXiv 1706.08500.
+    Rounding below 0 is cut; no covariance needs a ridge. Source: Heusel et al. 2017, arXiv 1706.08500.
     """
     mu_1, sigma_1, mu_2, sigma_2 = (a.double() for a in (mu_1, sigma_1, mu_2, sigma_2))
-    values, vectors = torch.linalg.eigh(sigma_1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # S_1^(1/2)
-    product = root @ sigma_2 @ root
-    trace_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    distance = (mu_1 - mu_2).square().sum() + sigma_1.trace() + sigma_2.trace() - 2 * trace_root
-    return max(distance.item(), 0.0)
+    distance = (mu_1 - mu_2).square().sum() + sigma_1.trace() + sigma_2.trace()
+    return max((distance - 2 * trace_root(sigma_1, sigma_2)).item(), 0.0)
+
+
+def trace_root(sigma_1: Tensor, sigma_2: Tensor) -> Tensor:
+    """tr (S_1 S_2)^(1/2) of two covariances (D,D), without a matrix square root.
+
+    With S_1 = L L^T the product has the eigenvalues of the symmetric L^T S_2 L, and the trace is the sum of their
+    roots. Where either is singular (fewer images than dimensions, dead features) the zeros among those eigenvalues
+    come out as +-eps of the largest, and each root would add 1e-8 of the largest root. There S_i = F_i F_i^T with thin
+    factors, and the trace is the sum of the singular values of F_1^T F_2: nothing is squared, so zeros stay eps.
+    """
+    lower = _cholesky(sigma_1)
+    if lower is None or _cholesky(sigma_2) is None:
+        return torch.linalg.svdvals(_thin_factor(sigma_1).T @ _thin_factor(sigma_2)).sum()
+    values = torch.linalg.eigvalsh(lower.T @ sigma_2 @ lower)  # reads one triangle: rounding is no asymmetry
+    return values.clamp(min=0).sqrt().sum()
+
+
+def _cholesky(sigma: Tensor) -> Tensor | None:
+    """L of S = L L^T; None where S is not positive definite or a pivot is within rounding (D eps max S_ii) of 0."""
+    lower, failed = torch.linalg.cholesky_ex(sigma)
+    if failed or lower.diagonal().square().min() <= _rounding(sigma, sigma.diagonal().max()):
+        return None
+    return lower
+
+
+def _thin_factor(sigma: Tensor) -> Tensor:
+    """F (D,r) with S = F F^T up to rounding: eigenvectors times roots of the eigenvalues above D eps max."""
+    values, vectors = torch.linalg.eigh(sigma)
+    kept = values > _rounding(sigma, values[-1])
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _rounding(sigma: Tensor, largest: Tensor) -> Tensor:
+    return len(sigma) * torch.finfo(sigma.dtype).eps * largest
 
 
 def inception_score(logits: Tensor, split: int = 5000) -> float:
@@ -63,33 +96,46 @@ def precision_recall(samples: Tensor, reference: Tensor, k: int = 3) -> tuple[fl
     """Precision: share of samples within the reference manifold. Recall: share of the reference within the samples'.
 
     The manifold of a set is the union of balls around its points that reach their k-th neighbour in the set.
-    Distances come in blocks, so memory is bounded. Source: Kynkäänniemi et al. 2019, arXiv 1904.06991.
+    Distances come in blocks of SIDE x SIDE, so memory is bounded. Source: Kynkäänniemi et al. 2019, arXiv 1904.06991.
     """
     _require(min(len(samples), len(reference)), k + 1, f"precision and recall with k = {k}")
     centre = reference.mean(0)  # distances through |a|^2 + |b|^2 - 2ab lose fewer digits near the origin
     samples, reference = samples - centre, reference - centre
     radii_s, radii_r = radii(samples, k), radii(reference, k)
-    inside_r = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
-    precise = 0
-    for rows, radii_rows in zip(
-        _blocks(samples, len(reference)), _blocks(radii_s, len(reference)), strict=True
-    ):
-        d = squared_distances(rows, reference)
-        precise += (d <= radii_r).any(1).sum().item()
-        inside_r |= (d <= radii_rows[:, None]).any(0)
-    return precise / len(samples), inside_r.double().mean().item()
+    inside_s, inside_r = (
+        torch.zeros(len(a), dtype=torch.bool, device=a.device) for a in (samples, reference)
+    )
+    starts_s, starts_r = (range(0, len(a), SIDE) for a in (samples, reference))
+    for i, j in _bar([(i, j) for i in starts_s for j in starts_r], "precision and recall"):
+        s, r = slice(i, i + SIDE), slice(j, j + SIDE)
+        d = squared_distances(samples[s], reference[r])
+        inside_s[s] |= (d <= radii_r[r]).any(1)
+        inside_r[r] |= (d <= radii_s[s, None]).any(0)
+    return inside_s.double().mean().item(), inside_r.double().mean().item()
 
 
 def radii(features: Tensor, k: int = 3) -> Tensor:
-    """Squared distance (N,) from each point to its k-th nearest other point; duplicates count as neighbours."""
-    out, start = [], 0
-    for rows in _blocks(features, len(features)):
-        d = squared_distances(rows, features)
-        own = torch.arange(len(rows), device=d.device)
-        d[own, start + own] = torch.inf  # a point is not its own neighbour
-        out.append(d.kthvalue(k, dim=1).values)
-        start += len(rows)
-    return torch.cat(out)
+    """Squared distance (N,) from each point to its k-th nearest other point; duplicates count as neighbours.
+
+    The matrix is symmetric: a block above the diagonal serves the points of its rows and those of its columns.
+    """
+    nearest = torch.full((len(features), k), torch.inf, dtype=features.dtype, device=features.device)
+    starts = range(0, len(features), SIDE)
+    for i, j in _bar([(i, j) for i in starts for j in starts if i <= j], "neighbours"):
+        d = squared_distances(features[i : i + SIDE], features[j : j + SIDE])
+        if i == j:
+            d.fill_diagonal_(torch.inf)  # a point is not its own neighbour
+        else:
+            _keep_smallest(nearest[j : j + SIDE], d.T.contiguous())
+        _keep_smallest(nearest[i : i + SIDE], d)
+    return nearest.amax(1)
+
+
+def _keep_smallest(nearest: Tensor, candidates: Tensor) -> None:
+    """Each row of `nearest` (N,k), in place, becomes the k smallest of itself and of its row of `candidates` (N,M)."""
+    k = nearest.shape[1]
+    few = candidates.topk(min(k, candidates.shape[1]), dim=1, largest=False, sorted=False).values
+    nearest.copy_(torch.cat([nearest, few], dim=1).topk(k, dim=1, largest=False, sorted=False).values)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -111,9 +157,8 @@ def kid(
     if size == len(samples) == len(reference):
         return mmd2(samples, reference).item(), 0.0
     generator = keyed_generator(seed, "kid")
-    values = [
-        mmd2(_subset(samples, size, generator), _subset(reference, size, generator)) for _ in range(n_subsets)
-    ]
+    subsets = _bar(range(n_subsets), "KID")
+    values = [mmd2(_subset(samples, size, generator), _subset(reference, size, generator)) for _ in subsets]
     values = torch.stack(values)
     return values.mean().item(), values.std().item() if n_subsets > 1 else 0.0
 
@@ -143,7 +188,8 @@ def compare(
         notes.append("sFID does not exist for this feature network: it has no spatial features")
     if min(n, m) <= dims:
         notes.append(
-            f"{min(n, m)} images for {dims} feature dimensions: FID is biased upwards, compare by KID"
+            f"{min(n, m)} images for {dims} feature dimensions: FID is biased upwards, {dims + 1 - min(n, m)} more "
+            "would give a covariance of full rank; compare by KID"
         )
     if n != m:
         notes.append(f"{n} samples against {m} reference images: FID and recall depend on both counts")
@@ -166,9 +212,9 @@ def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return features[torch.randperm(len(features), generator=generator)[:size].to(features.device)]
 
 
-def _blocks(features: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """Row blocks whose distances to `columns` points fit BLOCK numbers."""
-    return features.split(max(1, BLOCK // columns))
+def _bar(steps, name: str):
+    """A progress bar on a terminal, gone when done."""
+    return tqdm(steps, desc=name, disable=None, leave=False)
 
 
 def _require(n: int, least: int, what: str) -> None:
@@ -239,7 +285,7 @@ def bootstrap(values: Tensor, resamples: int = 1000, seed: int = 0) -> list[floa
     """95 % percentile interval of the mean of values (N,), from means of N draws with replacement."""
     values, n = values.double().cpu(), len(values)
     generator = keyed_generator(seed, "bootstrap")
-    chunk = max(1, BLOCK // 8 // n)
+    chunk = max(1, BLOCK // n)
     counts = [min(chunk, resamples - done) for done in range(0, resamples, chunk)]
     means = [values[torch.randint(n, (rows, n), generator=generator)].mean(1) for rows in counts]
     return torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

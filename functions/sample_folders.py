@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from functions.classes import parse_classes
 from functions.errors import InputError
 
 UNKNOWN = -1  # the label of an image whose folder's name is no integer
@@ -42,13 +43,16 @@ class SampleSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, channels: int) -> Iterator[Tensor]:
-        """uint8 (B,C,H,W) with 1 (grey) or 3 channels, in order. Raises InputError with the name of a bad image."""
+    def batches(self, batch_size: int, channels: int, n_workers: int | None = None) -> Iterator[Tensor]:
+        """uint8 (B,C,H,W) with 1 (grey) or 3 channels, in order, PNGs decoded by `n_workers` threads (None: by as many
+        as there are CPUs, at most 16). Raises InputError with the name of a bad image.
+        """
         if self.array is not None:
             yield from (self._fit(part, channels) for part in self.array.split(batch_size))
             return
         size, first = None, None
-        for paths, images in zip(_chunks(self.paths, batch_size), _decoded(self.paths, batch_size, channels)):
+        decoded = _decoded(self.paths, batch_size, channels, n_workers or _n_cpus())
+        for paths, images in zip(_chunks(self.paths, batch_size), decoded):
             for path, image in zip(paths, images, strict=True):
                 size, first = size or image.shape[:2], first or path
                 if image.shape[:2] != size:
@@ -56,6 +60,28 @@ class SampleSet:
                         f"{path}: {_size(image.shape)} pixels, but {first} has {_size(size)}: one size wanted"
                     )
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def only(self, text: str) -> SampleSet:
+        """The images of the classes that `text` names (`1,2`) or all but those it names (`x0`).
+
+        Raises InputError where nothing is left, a class that is named is not there, or images lie outside class folders.
+        """
+        if bool((self.labels == UNKNOWN).any()):
+            raise InputError(
+                f"{self.source}: has no class for every image, so --classes {text} cannot choose"
+            )
+        chosen = parse_classes(text, int(self.labels.max()) + 1, "--classes")
+        keep = torch.isin(self.labels, torch.tensor(chosen)).nonzero().flatten()
+        absent = sorted(set(chosen) - set(self.labels.tolist()))
+        if absent and (len(keep) == 0 or not text.startswith("x")):
+            raise InputError(f"{self.source}: no images of class {absent[0]} (--classes {text})")
+        array = None if self.array is None else self.array[keep]
+        return replace(
+            self,
+            labels=self.labels[keep],
+            paths=tuple(self.paths[i] for i in keep if self.paths),
+            array=array,
+        )
 
     def images(self, channels: int) -> Tensor:
         """All of it at once: uint8 (N,C,H,W)."""
@@ -93,6 +119,17 @@ def find_samples(source: Path | str) -> SampleSet:
     if not paths:
         raise InputError(f"{source}: no PNG image in it or in its folders")
     return SampleSet(source, torch.tensor([_label(p) for p in paths]), tuple(paths))
+
+
+def same_images(one: SampleSet, two: SampleSet) -> bool:
+    """Whether two sets hold the same pixels in the same order: the same place, a copy, a folder and its `.npz`.
+
+    Ends at the first difference, so it is cheap for sets that are not the same.
+    """
+    if one.source.resolve() == two.source.resolve():
+        return True
+    batches = (s.batches(16, 3) for s in (one, two))
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
 def _read_npz(source: Path) -> SampleSet:
@@ -149,9 +186,16 @@ def _is_grey(pixels: Tensor) -> bool:
     return bool((pixels == pixels[..., :1]).all())
 
 
-def _decoded(paths: tuple[Path, ...], batch_size: int, channels: int) -> Iterator[list[np.ndarray]]:
+def _n_cpus() -> int:
+    """CPUs this process may use, at most 16: a cluster job owns fewer than the machine has."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _decoded(
+    paths: tuple[Path, ...], batch_size: int, channels: int, n_workers: int
+) -> Iterator[list[np.ndarray]]:
     """Batches of decoded images, a bounded number of them ahead of the reader."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(n_workers) as pool:
         pending = deque()
         try:
             for chunk in _chunks(paths, batch_size):

@@ -74,6 +74,12 @@ class Pieces:
         return self.train(f"retrain_c{label}_s{seed}", "digits_pretrain.yml", "retrain", seed,
                           "--label_to_forget", label)  # fmt: skip
 
+    def model(self, method: str, label: int, seed: int) -> Path:
+        """The run of any row of the table."""
+        if method == "pretrain":
+            return self.pretrained(seed)
+        return self.retrained(label, seed) if method == "retrain" else self.unlearned(method, label, seed)
+
     def unlearned(
         self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None
     ) -> Path:
@@ -189,7 +195,6 @@ PREPARE: dict[str, Callable[[Pieces, int, int], list[object]]] = {
     "salun": Pieces.saliency_mask,
     "sa": Pieces.replay,
 }
-METHODS = ("finetune", "ga", "sa", "salun", "sfron")
 TITLES = {"pretrain": "original", "retrain": "retrained without the class", "finetune": "fine-tuning",
           "ga": "gradient ascent", "sa": "Selective Amnesia", "salun": "SalUn", "sfron": "SFR-on"}  # fmt: skip
 
@@ -213,15 +218,12 @@ def numbers_of(found: dict) -> dict[str, float]:
     }
 
 
-def compare(pieces: Pieces, cases: list[tuple[int, int]]) -> list[tables.Row]:
+def compare(pieces: Pieces, cases: list[tuple[int, int]], methods: list[str]) -> list[tables.Row]:
     """All models, then all numbers; a row per class and method."""
     runs = {}
-    for label, seed in cases:
-        runs["pretrain", label, seed] = pieces.pretrained(seed)
-        runs["retrain", label, seed] = pieces.retrained(label, seed)
-    for method in METHODS:
+    for method in methods:
         for label, seed in cases:
-            runs[method, label, seed] = pieces.unlearned(method, label, seed)
+            runs[method, label, seed] = pieces.model(method, label, seed)
     measured, contracts = {}, {}
     for (method, label, seed), run in runs.items():
         found = pieces.judged(f"{method}_c{label}_s{seed}", run, label, seed)
@@ -234,7 +236,7 @@ def compare(pieces: Pieces, cases: list[tuple[int, int]]) -> list[tables.Row]:
     rows = []
     for label in sorted({c for c, _ in cases}):
         seeds = [s for c, s in cases if c == label]
-        for method in TITLES:
+        for method in methods:
             repeats = [measured[method, label, s] for s in seeds]
             values = {c.key: [m[c.key] for m in repeats if c.key in m] for c in COLUMNS}
             rows.append(tables.Row((str(label), TITLES[method]), values))
@@ -267,6 +269,8 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument(
         "--per_class", type=int, default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})"
     )
+    p.add_argument("--methods", nargs="+", choices=TITLES, default=list(TITLES), metavar="METHOD",
+                   help=f"only these rows, to run the list in pieces: {', '.join(TITLES)}")  # fmt: skip
     p.add_argument("--only_cases", type=int, metavar="N", help="the first N of the five (class, seed) cases")
     p.add_argument(
         "--toy",
@@ -278,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     args = p.parse_args(argv)
     pieces = Pieces(Path(args.out), args.per_class, [word for s in args.toy for word in ("--set", s)])
     labels = ("method", "trial") if args.tune else ("class", "method")
-    rows = tune(pieces) if args.tune else compare(pieces, CASES[: args.only_cases])
+    rows = tune(pieces) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
     name = pieces.out / ("tuning" if args.tune else "comparison")
     text = tables.markdown(labels, COLUMNS, rows)
     write_atomic(name.with_suffix(".md"), text)

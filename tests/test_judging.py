@@ -1,6 +1,5 @@
-"""Judging from the shell: the classifier's file, folders of samples, the four scripts, and what bad input gets."""
+"""Judging from the shell: the classifier's file, folders of samples, their scripts, and what bad input gets."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -8,51 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import digits, make_judge, noise, save_images
 from PIL import Image
 
 import classifier_evaluation
 import datasets
-import evaluator
 import models
 import save_base_dataset
 import train_classifier
 from functions import metrics
-from functions.cli import run_main
 from functions.contract import contract
 from functions.errors import InputError
-from functions.features import extract
 from functions.files import read_json, write_json
-from functions.judge import feature_network, load_judge, save_judge
+from functions.judge import load_judge, save_judge
 from functions.sample_folders import find_samples
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    """A tiny digits classifier, made by the script; the path of its .pth."""
-    folder = tmp_path_factory.mktemp("judge")
-    train_classifier.main(
-        ["--dataset", "digits", "--width", "4", "--epochs", "4", "--lr", "1e-2", "--out", str(folder)]
-    )
-    return folder / "digits_cnn.pth"
-
-
-def save_images(folder: Path, images) -> Path:
-    """uint8 (N,H,W) or (N,H,W,3) as 0.png, 1.png, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, image in enumerate(np.asarray(images)):
-        Image.fromarray(image).save(folder / f"{k}.png")
-    return folder
-
-
-def noise(n: int, size: int = 8, colour: bool = False, seed: int = 0):
-    return np.random.default_rng(seed).integers(
-        0, 256, (n, size, size, 3) if colour else (n, size, size), dtype=np.uint8
-    )
-
-
-def digits(label: int, n: int):
-    train = datasets.load("digits")
-    return train.images[train.labels == label][:n, 0].numpy()
+    return make_judge(tmp_path_factory.mktemp("judge"))
 
 
 # ---- the classifier and its file ----
@@ -357,137 +330,3 @@ def test_a_folder_that_holds_something_else_is_refused():
         save_base_dataset.main([*flags, "0"])
     with pytest.raises(InputError, match="digits has classes 0 to 9"):
         save_base_dataset.main(["--dataset", "digits", "--label_to_forget", "10"])
-
-
-# ---- evaluator.py ----
-
-
-@pytest.fixture
-def sets():
-    """S: 15 digits of each of four classes; R: 20 of each, other images."""
-    for c in range(1, 5):
-        save_images(Path(f"R/{c}"), digits(c, 35)[:20])
-        save_images(Path(f"S/{c}"), digits(c, 35)[20:])
-
-
-def evaluate(judge, *more) -> list[str]:
-    return evaluator.main(["S", "R", "--features", f"classifier:{judge}", *more])
-
-
-def test_evaluator_prints_the_lines_in_order_and_saves_them(judge, sets, capsys):
-    capsys.readouterr()
-    evaluate(judge)
-    lines = capsys.readouterr().out.splitlines()
-    numbers = read_json("S/metrics.json")["evaluator"]
-    tags = [
-        "Inception Score[classifier]",
-        "FID[classifier]",
-        "Precision[classifier]",
-        "Recall[classifier]",
-        "KID[classifier]",
-    ]
-    assert [line.split(": ")[0] for line in lines[:5]] == tags
-    assert lines[1] == f"FID[classifier]: {numbers['fid']}"
-    assert any(line.startswith("Note: sFID does not exist") for line in lines)
-
-    model, _ = load_judge(judge, models.build)
-    found, known = (extract(feature_network(model), find_samples(s), 1, 7) for s in "SR")
-    expected = metrics.compare(found.pool, known.pool, found.logits)
-    for key, value in expected.items():
-        if isinstance(value, float):
-            assert numbers[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
-    assert (numbers["n_samples"], numbers["n_reference"]) == (60, 80)
-    assert "generation" in numbers["contract"]["protocol"]
-
-
-def test_precision_is_of_the_samples(judge, sets):
-    """Samples of one class lie within the reference of four (precision 1), and cover little of it (low recall)."""
-    save_images(Path("one"), digits(2, 20))
-    evaluator.main(["one", "R", "--features", f"classifier:{judge}"])
-    numbers = read_json("one/metrics.json")["evaluator"]
-    assert numbers["precision"] == 1 and numbers["recall"] < 0.6
-
-
-def test_both_judges_share_one_file(judge, sets):
-    evaluate(judge)
-    flags = ["--dataset", "digits", "--classifier", str(judge), "--label_of_forgotten_class", "1"]
-    classifier_evaluation.main(["--sample_path", "S", *flags])
-    assert set(read_json("S/metrics.json")) == {"evaluator", "classifier_evaluation"}
-
-
-def test_the_reference_is_computed_once_until_it_changes(judge, sets, monkeypatch):
-    passes = []
-    monkeypatch.setattr(
-        "functions.features.extract", lambda n, s, *a: passes.append(s.source.name) or extract(n, s, *a)
-    )
-    evaluate(judge)
-    first = read_json("S/metrics.json")["evaluator"]
-    evaluate(judge)
-    assert passes == ["S", "R", "S"]
-    assert read_json("S/metrics.json")["evaluator"] == first
-    save_images(Path("R/5"), digits(5, 10))
-    evaluate(judge)
-    assert passes[3:] == ["S", "R"]
-    assert read_json("S/metrics.json")["evaluator"]["n_reference"] == 90
-    Path("R/5/0.png").write_bytes(Path("R/1/0.png").read_bytes())  # same names, another image
-    evaluate(judge)
-    assert passes[5:] == ["S", "R"]
-    next(Path().glob("R.classifier-*.safetensors")).write_bytes(b"cut short")
-    evaluate(judge)
-    assert passes[7:] == ["S", "R"]
-
-
-def test_a_reference_in_a_read_only_place_is_a_note(judge, sets, monkeypatch, capsys):
-    def refuse(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("functions.features.write_atomic", refuse)
-    evaluate(judge)
-    assert "Note: the reference's features are not kept:" in capsys.readouterr().out
-
-
-def test_tables_can_tell_protocols_apart(judge):
-    """Leaving out another class is the same protocol; another rule for the reference, or a bare folder, is not."""
-    save_images(Path("S"), digits(1, 10))
-    hashes = {}
-    for name, flags in {"a": ["0"], "b": ["5"], "c": ["0", "--per_class", "10"]}.items():
-        save_base_dataset.main(["--dataset", "digits", "--out", name, "--label_to_forget", *flags])
-        evaluator.main(["S", name, "--features", f"classifier:{judge}", "--out", f"{name}.json"])
-        hashes[name] = json.loads(Path(f"{name}.json").read_text())["evaluator"]["contract"]["hash"]
-    assert hashes["a"] == hashes["b"] != hashes["c"]
-
-
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        (["S", "R"], r"--features inception: .* use --features classifier:PATH"),
-        (["S", "R", "--features", "tensorflow"], r"--features tensorflow: .* use --features classifier:PATH"),
-        (
-            ["S", "R", "--features", "clip"],
-            "--features clip: wanted inception, tensorflow or classifier:PATH",
-        ),
-        (["S", "S", "--features", "classifier:J"], "the samples and the reference are the same"),
-        (["S", "R/../S/", "--features", "classifier:J"], "the samples and the reference are the same"),
-        (["absent", "R", "--features", "classifier:J"], "absent: no such folder"),
-        (["S", "R", "--features", "classifier:absent.pth"], r"absent\.pth: no such classifier"),
-        (
-            ["few", "R", "--features", "classifier:J"],
-            "3 images: precision and recall with k = 3 needs at least 4",
-        ),
-        (
-            ["large", "R", "--features", "classifier:J"],
-            "large: images of 9x9 pixels, the classifier was trained on 8x8",
-        ),
-        (["S", "R", "--features", "classifier:J", "--batch_size", "0"], "--batch_size 0: wanted more than 0"),
-    ],
-)
-def test_evaluator_ends_with_one_line_and_code_2(judge, sets, argv, message, monkeypatch, capsys):
-    save_images(Path("few"), noise(3))
-    save_images(Path("large"), noise(5, 9))
-    argv = [a.replace("classifier:J", f"classifier:{judge}") for a in argv]
-    monkeypatch.setattr("sys.argv", ["evaluator.py", *argv])
-    capsys.readouterr()
-    assert run_main(evaluator.main) == 2
-    error = capsys.readouterr().err.strip()
-    assert re.search(message, error.splitlines()[-1]) and error.count("evaluator.py:") == 1
-    assert not list(Path().rglob("metrics.json"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
 from functions import metrics
 from functions.contract import contract, join, protocol_hash, read_generation
@@ -38,6 +39,43 @@ def test_fid_equals_the_matrix_square_root_of_the_product():
     root = scipy.linalg.sqrtm((sigma_1 @ sigma_2).numpy()).real
     expected = (mu_1 - mu_2).square().sum() + (sigma_1 + sigma_2).trace() - 2 * np.trace(root)
     assert metrics.fid(mu_1, sigma_1, mu_2, sigma_2) == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 20, 39])
+def test_fid_of_singular_covariances_is_exact(rank):
+    """Same eigenvectors: the trace is sum sqrt(a_i b_i). A zero that rounds to 1e-16 must not count as 1e-8."""
+    for seed in range(5):
+        q = torch.linalg.qr(gaussian(40, 40, seed)).Q
+        a, b = (
+            1 + torch.rand(2, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        ).unbind()
+        a[rank:] = 0
+        one, two = ((q * eigenvalues) @ q.T for eigenvalues in (a, b))
+        expected = (a * b).sqrt().sum().item()
+        assert metrics.trace_root(one, two).item() == pytest.approx(expected, rel=1e-13)
+        assert metrics.trace_root(two, one).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_both_branches_of_fid_agree_where_both_hold(monkeypatch):
+    one, two = (metrics.statistics(gaussian(200, 30, seed) @ gaussian(30, 30, seed + 2)) for seed in (0, 1))
+    expected = metrics.fid(*one, *two)
+    monkeypatch.setattr(metrics, "_cholesky", lambda sigma: None)
+    assert metrics.fid(*one, *two) == pytest.approx(expected, rel=1e-10)
+
+
+def test_fid_of_features_that_never_change():
+    one, two = torch.ones(5, 4), torch.ones(6, 4) + torch.tensor([3.0, 4.0, 0, 0])
+    assert metrics.fid(*metrics.statistics(one), *metrics.statistics(two)) == 25
+
+
+def test_statistics_in_blocks(monkeypatch):
+    x = gaussian(100, 6).float() + 100
+    monkeypatch.setattr(metrics, "BLOCK", 6 * 7)
+    mu, sigma = metrics.statistics(x)
+    np.testing.assert_allclose(mu.numpy(), x.double().numpy().mean(0), rtol=1e-13)
+    np.testing.assert_allclose(
+        sigma.numpy(), np.cov(x.double().numpy(), rowvar=False), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_fid_with_fewer_images_than_dimensions():
@@ -94,6 +132,15 @@ def test_radius_reaches_the_kth_other_point():
     assert metrics.radii(torch.zeros(5, 2), 3).tolist() == [0] * 5  # duplicates are neighbours
 
 
+def test_radii_in_blocks_with_duplicates(monkeypatch):
+    points = gaussian(50, 3).repeat(2, 1)[:83]
+    expected = torch.cdist(points, points).sort(1).values  # column 0 is the point itself or its duplicate
+    for side in (1, 2, 7, 41, 83, 100):
+        monkeypatch.setattr(metrics, "SIDE", side)
+        for k in (1, 3):
+            torch.testing.assert_close(metrics.radii(points, k).sqrt(), expected[:, k], rtol=1e-6, atol=1e-6)
+
+
 def test_blocks_do_not_change_precision_and_recall(monkeypatch):
     samples, reference = gaussian(97, 3, seed=1, shift=0.7), gaussian(83, 3)
     whole = metrics.precision_recall(samples, reference)
@@ -103,8 +150,9 @@ def test_blocks_do_not_change_precision_and_recall(monkeypatch):
     )  # column 0 is the point itself
     assert whole[0] == (distances <= r_r).any(1).double().mean().item() < 1
     assert whole[1] == (distances <= r_s[:, None]).any(0).double().mean().item() < 1
-    monkeypatch.setattr(metrics, "BLOCK", 83 * 10)
-    assert metrics.precision_recall(samples, reference) == whole
+    for side in (2, 10, 90):
+        monkeypatch.setattr(metrics, "SIDE", side)
+        assert metrics.precision_recall(samples, reference) == whole
 
 
 # ---- KID ----
@@ -136,6 +184,44 @@ def test_kid_is_unbiased_and_seeded():
     mean, std = metrics.kid(x, y, size=20)
     assert mean == pytest.approx(metrics.mmd2(x, y).item(), abs=4 * std / math.sqrt(100) + 0.2 * abs(mean))
     assert metrics.kid(x, x)[1] == 0  # the whole is the only subset
+
+
+# ---- the same numbers by torch-fidelity ----
+
+
+def test_fid_equals_that_of_torch_fidelity():
+    one, two = gaussian(300, 20).float(), gaussian(250, 20, seed=1).float() * 1.5 + 0.3
+    theirs = metric_fid.fid_statistics_to_metric(
+        *(metric_fid.fid_features_to_statistics(x.double()) for x in (one, two)), verbose=False
+    )
+    ours = metrics.fid(*metrics.statistics(one), *metrics.statistics(two))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+
+
+def test_inception_score_equals_that_of_torch_fidelity():
+    """Equal splits, in order; theirs are 10 shuffled ones by default, ours as many as 5000 go into N, in order."""
+    logits = 3 * gaussian(120, 10)
+    theirs = metric_isc.isc_features_to_metric(logits, splits=4, shuffle=False)
+    assert metrics.inception_score(logits, split=30) == pytest.approx(
+        theirs["inception_score_mean"], rel=1e-12
+    )
+
+
+def test_kid_equals_that_of_torch_fidelity():
+    """The whole sets as the only subset; smaller ones are drawn by another generator, and our spread divides by n - 1."""
+    one, two = gaussian(60, 8), gaussian(60, 8, seed=1, shift=0.4)
+    theirs = metric_kid.kid_features_to_metric(one, two, kid_subsets=1, kid_subset_size=60, verbose=False)
+    assert metrics.kid(one, two)[0] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+
+
+@pytest.mark.parametrize("save_cpu_ram", [False, True])
+def test_precision_and_recall_equal_those_of_torch_fidelity(save_cpu_ram):
+    samples, reference = gaussian(150, 4, seed=1, shift=0.8), gaussian(130, 4)
+    flags = {"prc_neighborhood": 3, "prc_batch_size": 64, "save_cpu_ram": save_cpu_ram, "verbose": False}
+    theirs = metric_prc.prc_features_to_metric(samples, reference, **flags)
+    precision, recall = metrics.precision_recall(samples, reference)
+    assert 0.2 < precision < 0.9 and precision != recall
+    assert (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
 
 
 # ---- the forgotten class ----
@@ -192,7 +278,7 @@ def test_bootstrap_interval_is_that_of_the_mean(monkeypatch):
     found = metrics.bootstrap(values)
     assert found == pytest.approx([values.mean().item() - half, values.mean().item() + half], abs=0.15 * half)
     assert metrics.bootstrap(values) == found
-    monkeypatch.setattr(metrics, "BLOCK", 8 * 400 * 7)  # seven resamples at a time draw the same numbers
+    monkeypatch.setattr(metrics, "BLOCK", 400 * 7)  # seven resamples at a time draw the same numbers
     assert metrics.bootstrap(values) == found
 
 
@@ -201,7 +287,7 @@ def test_compare_says_what_is_missing_and_biased():
     found = metrics.compare(samples, reference, torch.zeros(20, 5))
     notes = " ".join(found["notes"])
     assert found["sfid"] is None and "sFID does not exist" in notes
-    assert "20 images for 30 feature dimensions: FID is biased" in notes
+    assert "20 images for 30 feature dimensions: FID is biased upwards, 11 more would give" in notes
     assert (found["n_samples"], found["n_reference"]) == (20, 40)
     full = metrics.compare(
         samples, reference, torch.zeros(20, 5), spatial=(samples[:, :2], reference[:, :2] + 1)

@@ -71,6 +71,7 @@ def test_sfron_pipeline(pretrained, monkeypatch, capsys):
 def test_sampling_and_judging(pretrained, monkeypatch, capsys):
     folder, ckpt_path = pretrained
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))  # no Inception weights there
     quick = " --timesteps 2"
     run(f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_fid --n_samples_per_class 8 "
         f"--classes_to_generate 'x0' {quick}")  # fmt: skip
