@@ -64,7 +64,7 @@ class SampleSet:
     def only(self, text: str) -> SampleSet:
         """The images of the classes that `text` names (`1,2`) or all but those it names (`x0`).
 
-        Raises InputError where nothing is left, a class that is named is not there, or images lie outside class folders.
+        Raises InputError where nothing is left, a named class is not there, or images lie outside class folders.
         """
         if bool((self.labels == UNKNOWN).any()):
             raise InputError(

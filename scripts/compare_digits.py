@@ -53,8 +53,8 @@ COLUMNS = [
 class Pieces:
     """The stages of a comparison below OUT. Each method returns what later ones need, and what that cost."""
 
-    def __init__(self, out: Path, per_class: int, toy: list[str]):
-        self.out, self.per_class, self.toy = out, per_class, toy
+    def __init__(self, out: Path, per_class: int):
+        self.out, self.per_class = out, per_class
         self.stages = Stages(out / "stages")
 
     # ---- models
@@ -65,7 +65,7 @@ class Pieces:
 
         root = self.out / "runs" / name
         return self.stages.run(name, train, "--config", config, "--mode", mode, "--seed", seed, *more,
-                               "--set", f"results={root}", *self.toy, root=root)  # fmt: skip
+                               "--set", f"results={root}", root=root)  # fmt: skip
 
     def pretrained(self, seed: int) -> Path:
         return self.train(f"pretrain_s{seed}", "digits_pretrain.yml", "pretrain", seed)
@@ -243,10 +243,11 @@ def compare(pieces: Pieces, cases: list[tuple[int, int]], methods: list[str]) ->
     return rows
 
 
-def tune(pieces: Pieces) -> list[tables.Row]:
+def tune(pieces: Pieces, methods: list[str]) -> list[tables.Row]:
     """Every trial of every method on the validation seed, all models before all numbers; a row each."""
     label, seed = VALIDATION
-    trials = [(method, i, settings) for method, trials in TRIALS.items() for i, settings in enumerate(trials)]
+    tuned = [method for method in TRIALS if method in methods]
+    trials = [(method, i, settings) for method in tuned for i, settings in enumerate(TRIALS[method])]
     runs = [pieces.unlearned(method, label, seed, f"_trial{i}", settings) for method, i, settings in trials]
     rows = []
     for (method, _, settings), run in zip(trials, runs):
@@ -272,17 +273,12 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--methods", nargs="+", choices=TITLES, default=list(TITLES), metavar="METHOD",
                    help=f"only these rows, to run the list in pieces: {', '.join(TITLES)}")  # fmt: skip
     p.add_argument("--only_cases", type=int, metavar="N", help="the first N of the five (class, seed) cases")
-    p.add_argument(
-        "--toy",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a --set for every training run (tests)",
-    )
     args = p.parse_args(argv)
-    pieces = Pieces(Path(args.out), args.per_class, [word for s in args.toy for word in ("--set", s)])
+    pieces = Pieces(Path(args.out), args.per_class)
     labels = ("method", "trial") if args.tune else ("class", "method")
-    rows = tune(pieces) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
+    rows = (
+        tune(pieces, args.methods) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
+    )
     name = pieces.out / ("tuning" if args.tune else "comparison")
     text = tables.markdown(labels, COLUMNS, rows)
     write_atomic(name.with_suffix(".md"), text)
