@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> Path | None:
         raise InputError(
             f"--eta {args.eta}: only sample_type generalized has one, this is {cfg.sampling.sample_type}"
         )
+    if args.out and (Path(args.out).suffix == ".png") != (args.mode == "visualization"):
+        raise InputError(f"--out {args.out}: mode visualization writes a .png, the others a folder")
     if args.mode == "visualization" and args.n_samples_per_class is None:
         n = min(GRID_COLUMNS, cfg.sampling.n_samples_per_class)
         cfg = cfg.model_copy(update={"sampling": cfg.sampling.model_copy(update={"n_samples_per_class": n})})

@@ -3,6 +3,7 @@ the point where CIFAR-10 itself is needed. Rows of docs/command_map.md name thes
 
 import re
 import shlex
+import shutil
 import urllib.error
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import cases
 import pytest
 
 import classifier_evaluation
+import convert
 import evaluator
+import fim
 import generate_fisher_mask
 import sample
 import save_base_dataset
@@ -20,8 +23,9 @@ from functions.cli import config_flags
 from functions.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = {m.__name__: m for m in (train, generate_fisher_mask, sample, save_base_dataset, evaluator, train_classifier,
-                                   classifier_evaluation)}  # fmt: skip
+SCRIPTS = {m.__name__: m for m in (train, fim, generate_fisher_mask, sample, save_base_dataset, evaluator, convert,
+                                   train_classifier, classifier_evaluation)}  # fmt: skip
+MODE_OF = {"sample": "sample", "fim": "fim", "convert": "pretrain"}  # train.py says --mode
 SMALL = " --set model.ch=8 " + shlex.join(cases.TOY)
 TOY = shlex.join(cases.TOY)
 
@@ -66,6 +70,51 @@ def test_sfron_pipeline(pretrained, monkeypatch, capsys):
       --forget_alpha 10.0 --decay_forget_alpha --remain_alpha 1.0 \
       --method ron --unlearn_loss adaga --mask_path {mask_path} {TOY}""")
     assert re.fullmatch(r"results/digits/forget_0/sfron/\d{4}_\d\d_\d\d_\d{6}", str(out))
+
+
+def test_selective_amnesia_pipeline(pretrained, monkeypatch):
+    folder, ckpt_path = pretrained
+    monkeypatch.chdir(folder)
+    run(f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_classes --n_samples_per_class 2 "
+        "--timesteps 2")  # fmt: skip
+    assert sorted(int(p.name) for p in (ckpt_path / "class_samples").iterdir() if p.is_dir()) == list(
+        range(10)
+    )
+    run(
+        f"python fim.py --config digits_fim.yml --ckpt_folder {ckpt_path} --n_chunks 20 --set fim.per_class=1"
+    )
+    assert (ckpt_path / "fisher_dict.pkl").is_file()
+    out = run(
+        f"python train.py --config digits_sa.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode sa {TOY}"
+    )
+    assert re.fullmatch(r"results/digits/forget_0/sa/\d{4}_\d\d_\d\d_\d{6}", str(out))
+    shutil.rmtree(ckpt_path / "class_samples")  # other tests draw other samples there
+
+
+def test_salun_pipeline(pretrained, monkeypatch, capsys):
+    folder, ckpt_path = pretrained
+    monkeypatch.chdir(folder)
+    masks = run(
+        f"python train.py --config digits_saliency_unlearn.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode generate_mask"
+    )
+    assert str(masks) == "results/digits/mask/0"
+    mask_name = "0/with_0.5.safetensors"
+    out = run(
+        f"python train.py --config digits_saliency_unlearn.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode salun "
+        f"--mask_path results/digits/mask/{mask_name} --remain_alpha 1e-3 --unlearn_loss rl {TOY}"
+    )
+    assert re.fullmatch(r"results/digits/forget_0/salun/\d{4}_\d\d_\d\d_\d{6}", str(out))
+    assert "rl means 'match'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["finetune", "ga", "esd", "erasediff"])
+def test_other_baselines(pretrained, monkeypatch, mode):
+    folder, ckpt_path = pretrained
+    monkeypatch.chdir(folder)
+    out = run(
+        f"python train.py --config digits_{mode}.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode {mode} {TOY}"
+    )
+    assert out.parent == Path(f"results/digits/forget_0/{mode}")
 
 
 def test_sampling_and_judging(pretrained, monkeypatch, capsys):
@@ -123,6 +172,13 @@ def offline(monkeypatch):
         "python train.py --config cifar10_fisher.yml --ckpt_folder results/x --label_to_forget 0 --mode generate_fisher",
         "python train.py --config cifar10_sfron.yml --ckpt_folder results/x --label_to_forget 0 --mode sfron --forget_alpha 10.0 "
         "--decay_forget_alpha --remain_alpha 1.0 --method ron --unlearn_loss adaga --mask_path results/mask",
+        "python fim.py --config cifar10_fim.yml --ckpt_folder results/x --n_chunks 20",
+        "python train.py --config cifar10_sa.yml --ckpt_folder results/x --label_to_forget 0 --mode sa",
+        "python train.py --config cifar10_saliency_unlearn.yml --ckpt_folder results/x --label_to_forget 0 --mode generate_mask",
+        "python train.py --config cifar10_saliency_unlearn.yml --ckpt_folder results/x --label_to_forget 0 --mode salun "
+        "--mask_path results/cifar10/mask/0/with_0.5.safetensors --remain_alpha 1e-3 --unlearn_loss rl",
+        "python train.py --config cifar10_esd.yml --ckpt_folder results/x --label_to_forget 0 --mode esd",
+        "python train.py --config cifar10_erasediff.yml --ckpt_folder results/x --label_to_forget 0 --mode erasediff",
         "python save_base_dataset.py --dataset cifar10 --label_to_forget 0",
         "python train_classifier.py --dataset cifar10 --no-pretrained",
     ],
@@ -169,5 +225,6 @@ def test_commands_in_the_readme_parse_and_name_files_that_exist():
         parser = module.parser() if hasattr(module, "parser") else None
         args = parser.parse_args(argv) if parser else module.parse(argv)
         if getattr(args, "config", None):
-            mode = "sample" if module is sample else args.mode
-            load_config(args.config, mode, args.overlay, args.set, config_flags(args, module.FLAGS))
+            mode = MODE_OF.get(module.__name__) or args.mode
+            flags = config_flags(args, getattr(module, "FLAGS", []))
+            load_config(args.config, mode, getattr(args, "overlay", None), args.set, flags)

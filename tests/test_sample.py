@@ -264,6 +264,19 @@ def test_missing_and_damaged_checkpoints():
     assert files("run") == before
 
 
+def test_out_names_the_place_and_changes_nothing_else():
+    make_run()
+    named, elsewhere = run("run", "sample_classes"), run("run", "sample_classes", "--out", "there/samples")
+    assert elsewhere == Path("there/samples") and files(named) == files(elsewhere)
+    assert all((named / f).read_bytes() == (elsewhere / f).read_bytes() for f in files(named))
+    assert run("run", "visualization", "--out", "look.png") == Path("look.png") and Path("look.png").is_file()
+    for mode, out in (("visualization", "folder"), ("sample_fid", "x.png")):
+        with pytest.raises(
+            InputError, match=rf"--out {out}: mode visualization writes a \.png, the others a folder"
+        ):
+            run("run", mode, "--out", out)
+
+
 def test_visualization_is_one_picture_with_a_row_per_class():
     path = run(make_run(channels=3), "visualization", "--classes_to_generate", "x0,x9")
     assert path == Path("run/visualization_without_label_0_9_guidance_2.0.png")
