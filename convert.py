@@ -77,7 +77,7 @@ def import_run(args: argparse.Namespace) -> Path:
     from functions.run import RunFolder, run_parent
 
     weights, step = published.load_list(args.source)
-    meta = run_meta(cfg, sha256_file(args.source))
+    meta = imported_meta(cfg, sha256_file(args.source))
     weights = check_weights(meta["model"], weights, args.source)
     if args.out is None:
         parent = run_parent(cfg.results, cfg.data.dataset, "pretrain", None)
@@ -89,28 +89,17 @@ def import_run(args: argparse.Namespace) -> Path:
     return folder.path
 
 
-def run_meta(cfg: config.Config, source: str) -> dict:
+def imported_meta(cfg: config.Config, source: str) -> dict:
     """What `meta.json` of a pretrained model says; `source` is the hash of the file that the weights come from."""
     import datasets
-    from functions.files import version
-    from functions.meta import ENCODER, model_meta
+    from functions.meta import model_meta, run_meta
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
     data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape),
             "classes": list(classes)}  # fmt: skip
-    return {
-        "world": cfg.world,
-        "mode": "pretrain",
-        "model": model_meta(cfg.model, data),
-        "encoder": ENCODER,
-        "diffusion": cfg.diffusion.model_dump(),
-        "data": data,
-        "forget": None,
-        "source": source,
-        "mask": None,
-        "config": cfg.model_dump(),
-        "version": version(),
-    }
+    return run_meta(
+        cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None
+    )
 
 
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:

@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             best[name] = min(best.get(name, float("inf")), time.perf_counter() - start)
-    difference = max(float((found["ours"][n] - w).norm() / (w.norm() or 1.0)) for n, w in found["loop"].items())
+    difference = max(
+        float((found["ours"][n] - w).norm() / (w.norm() or 1.0)) for n, w in found["loop"].items()
+    )
     print(", ".join(f"{name} {seconds:.3f} s an image" for name, seconds in best.items()))
     ratios = {"loop_over_ours": best["loop"] / best["ours"], "difference": difference}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

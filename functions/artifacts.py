@@ -7,7 +7,6 @@ threshold, kept share, names and shapes. A stage refuses what was made for anoth
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from torch import Tensor
 from functions.checkpoint import plain_names
 from functions.errors import InputError
 from functions.files import write_atomic
-from functions.pickles import load_tensor_dict
+from functions.pickles import load_tensor_dict, load_torch
 from functions.saliency import Mask, pack_bits, unpack_bits
 
 Shapes = dict[str, tuple[int, ...]]
-TORCH_FILES = (b"PK", b"\x80\x02")  # how files of torch.save begin: zip, and the pickles of before 1.6
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
@@ -102,14 +100,7 @@ def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
     """A dict of 0/1 tensors of any number type, `module.` before names, int 0 for a tensor that is all zero."""
     if not Path(path).is_file():
         raise InputError(f"mask {path}: no such file")
-    with open(path, "rb") as file:
-        if not file.read(2).startswith(TORCH_FILES):
-            raise InputError(f"mask {path}: damaged or not a file of torch.save")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"mask {path}: damaged or not a dict of tensors ({reason})") from None
+    found = load_torch(path, f"mask {path}")
     if not isinstance(found, dict):
         raise InputError(f"mask {path}: wanted a dict of tensors by name, got a {type(found).__name__}")
     mask = {}

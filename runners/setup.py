@@ -17,8 +17,8 @@ from functions import checkpoint
 from functions.config import Config, Sampling
 from functions.distributed import choose_device
 from functions.errors import InputError
-from functions.files import sha256_file, version
-from functions.meta import ENCODER, model_meta
+from functions.files import sha256_file
+from functions.meta import ENCODER, model_meta, run_meta
 from functions.randomness import key_seed
 from functions.samplers import generate
 from functions.tasks import Classification, Denoising, Task, denoising
@@ -72,19 +72,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
         images=images.to(device),
         forget=forget,
         remain=remain,
-        meta={
-            "world": cfg.world,
-            "mode": mode,
-            "model": meta,
-            "encoder": ENCODER,
-            "diffusion": diffusion,
-            "data": data,
-            "forget": cfg.forget and cfg.forget.model_dump(),
-            "source": source,
-            "mask": mask_hash(cfg),
-            "config": cfg.model_dump(),
-            "version": version(),
-        },
+        meta=run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg)),
         preview=preview,
     )
 
