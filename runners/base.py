@@ -39,6 +39,7 @@ class Runner:
     mode: str
     fresh = False
     always_masked = False
+    copies = 0  # of the weights, that a method keeps besides what every run does
 
     def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
         self.cfg, self.task, self.device, self.meta = cfg, setup.task, setup.device, setup.meta
@@ -261,7 +262,13 @@ class Runner:
             f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
         )
         states = 1 if self.cfg.optim.name == "sgd" else 2
-        copies = 2 + states * len(self._optimizers()) + (self.ema is not None) + (self.mask is not None)
+        copies = (
+            2
+            + states * len(self._optimizers())
+            + (self.ema is not None)
+            + (self.mask is not None)
+            + self.copies
+        )
         megabytes = copies * sum(p.numel() * p.element_size() for p in self.params) / 2**20
         training = self.cfg.training
         return "\n".join([

@@ -13,7 +13,7 @@ class ESD(Runner):
     The paper's x_t are half-denoised samples of the model; here they are noised images of the forget set.
     """
 
-    mode, always_masked = "esd", True
+    mode, always_masked, copies = "esd", True, 1  # the teacher
 
     def setup(self, setup):
         self.teacher = copy.deepcopy(self.plain).eval().requires_grad_(False)

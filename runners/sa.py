@@ -18,7 +18,7 @@ class SelectiveAmnesia(Runner):
     l(x ~ U[-1, 1], c_f) + gamma_gr l(replay) + lmbda sum_i F_i (theta_i - theta*_i)^2, no labels dropped.
     """
 
-    mode, always_masked = "sa", True
+    mode, always_masked, copies = "sa", True, 2  # anchor and Fisher
 
     def setup(self, setup):
         s = self.cfg.sa
