@@ -105,7 +105,7 @@ def test_the_comparison_from_nothing_to_its_table_in_pieces(script, capsys):
 
 def test_tuning_gives_every_method_as_many_trials(script):
     trials = script["TRIALS"]
-    assert {len(t) for t in trials.values()} == {4}
+    assert {len(t) for t in trials.values()} == {6}
     assert set(trials) == set(script["TITLES"]) - {"pretrain", "retrain"}
     steps = [s.get("training.n_iters", 350) for t in trials.values() for s in t]
     assert max(steps) == 350
