@@ -26,8 +26,8 @@ REPLAY = 20  # samples per class for Selective Amnesia
 GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
 
 VALIDATION = (0, 100)  # class and seed of the trials
-# Six trials for each method, at most 350 steps each: overrides of configs/digits_<method>.yml. The last two of each
-# were chosen after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
+# Six trials for each method, at most 350 steps each: overrides of configs/digits_<method>.yml. The last two were chosen
+# after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
 TRIALS = {
     "finetune": [{"optim.lr": lr} for lr in ("2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")],
     "ga": [
