@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def load_fishers(folder: Path) -> tuple[dict, dict, dict]:
     """F_f, F_r and their provenance. Raises InputError where they are not there, or do not belong together."""
-    from functions.artifacts import check_shapes, load_tensors
+    from functions.artifacts import check_diagonal, check_shapes, load_tensors
 
     if not folder.is_dir():
         raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
@@ -64,10 +64,7 @@ def load_fishers(folder: Path) -> tuple[dict, dict, dict]:
             )
     check_shapes(*({n: tuple(t.shape) for n, t in f.items()} for f in (fisher_r, fisher_f)), str(paths[1]))
     for path, fisher in zip(paths, (fisher_f, fisher_r)):
-        if broken := [n for n, f in fisher.items() if not bool(f.isfinite().all())]:
-            raise InputError(
-                f"{path}: NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}"
-            )
+        check_diagonal(fisher, str(path))
     return fisher_f, fisher_r, made_f
 
 

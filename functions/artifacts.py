@@ -90,9 +90,7 @@ def load_fisher(path: Path | str, shapes: Shapes, checkpoint: str) -> dict[str, 
             raise InputError(f"Fisher {path}: made from another checkpoint ({str(made['checkpoint'])[:12]}, this run "
                              f"starts from {checkpoint[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
     check_shapes({n: tuple(f.shape) for n, f in fisher.items()}, shapes, f"Fisher {path}")
-    if broken := [n for n, f in fisher.items() if not bool((f >= 0).all() and f.isfinite().all())]:
-        raise InputError(f"Fisher {path}: negative, NaN or infinite values in {len(broken)} tensors: "
-                         f"{', '.join(broken[:5])}")  # fmt: skip
+    check_diagonal(fisher, f"Fisher {path}")
     return fisher
 
 
@@ -119,6 +117,14 @@ def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
     if wrong:
         raise InputError(f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
                          f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")  # fmt: skip
+
+
+def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
+    """Raises InputError where a Fisher or a score is negative, NaN or infinite: the first five tensors by name."""
+    if broken := [n for n, t in tensors.items() if not bool((t >= 0).all() and t.isfinite().all())]:
+        raise InputError(
+            f"{what}: negative, NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}"
+        )
 
 
 def check_provenance(found: dict, wanted: dict, path: Path | str) -> None:

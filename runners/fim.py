@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from functions.artifacts import load_tensors, save_tensors
+from functions.artifacts import check_diagonal, load_tensors, save_tensors
 from functions.config import Config
 from functions.cost import Cost
 from functions.files import sha256_bytes, version
@@ -45,6 +45,7 @@ class SweepFisher:
                 if self._due(n):
                     self._save(self.partial, total, n, cost)
         fisher = {name: t / n for name, t in total.items()}
+        check_diagonal(fisher, f"Fisher of {self.cfg.ckpt_folder}")
         self._save(self.path, fisher, n, cost)
         save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
         self.partial.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from functions.artifacts import load_tensors, save_mask, save_tensors
+from functions.artifacts import check_diagonal, load_tensors, save_mask, save_tensors
 from functions.config import Config
 from functions.cost import Cost
 from functions.errors import InputError
@@ -54,6 +54,7 @@ class GenerateMask:
         draws = fixed_draws(self.cfg, self.setup, s, self.setup.forget, "saliency")
         with cost:
             score = {n: g.cpu() for n, g in gradient_score(self.setup.model, losses, draws, s.clip).items()}
+        check_diagonal(score, "saliency score")
         made = {**wanted, "cost": cost.record(), "version": version()}
         save_tensors(path, score, made)
         return score, made

@@ -131,6 +131,15 @@ def test_the_score_is_computed_once(original, monkeypatch, capsys):
     assert "made from another checkpoint" in capsys.readouterr().out
 
 
+def test_a_score_that_is_not_a_number_is_refused_before_a_mask_is_made(original, monkeypatch):
+    world, run = original
+    nan = lambda model, *a: {n: torch.full_like(p, torch.nan) for n, p in model.named_parameters()}
+    monkeypatch.setattr(generate_mask, "gradient_score", nan)
+    with pytest.raises(InputError, match="saliency score: negative, NaN or infinite values in"):
+        make_masks(world, run)
+    assert not Path("results/digits/mask").exists()
+
+
 def test_the_guided_score_is_another_one(original):
     world, run = original
     if world == "classifier":
