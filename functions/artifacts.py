@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from functions.checkpoint import plain_names
+from functions.config import ESTIMATORS
 from functions.errors import InputError
 from functions.files import write_atomic
 from functions.pickles import load_tensor_dict, load_torch
@@ -74,10 +75,11 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     return mask
 
 
-def load_fisher(path: Path | str, shapes: Shapes, checkpoint: str) -> dict[str, Tensor]:
-    """A Fisher diagonal: ours, or a published `.pkl` through the allow-list unpickler.
+def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Tensor]:
+    """A Fisher diagonal of what is to be kept: ours, or a published `.pkl` through the allow-list unpickler.
 
-    Raises InputError where its names and shapes are not `shapes`, or it was made from other weights than `checkpoint`.
+    Raises InputError where its names and shapes are not `shapes`, where it was made from another checkpoint than
+    `wanted`, or holds the class that is to be forgotten, or is no Fisher.
     """
     if not Path(path).is_file():
         raise InputError(f"Fisher {path}: no such file; fim.py makes it (sa.fisher_path names another)")
@@ -86,9 +88,16 @@ def load_fisher(path: Path | str, shapes: Shapes, checkpoint: str) -> dict[str, 
         print(f"Fisher {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
     else:
         fisher, made = load_tensors(path)
-        if made["checkpoint"] != checkpoint:
-            raise InputError(f"Fisher {path}: made from another checkpoint ({str(made['checkpoint'])[:12]}, this run "
-                             f"starts from {checkpoint[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
+        if made.get("estimator") not in ("sweep", *ESTIMATORS) or "threshold" in made:
+            raise InputError(f"Fisher {path}: is no Fisher, but a file of {made.get('estimator', 'other')} tensors "
+                             "(fim.py and train.py --mode generate_fisher make Fishers)")  # fmt: skip
+        if made.get("set") == "forget":
+            raise InputError(
+                f"Fisher {path}: of the forget set; wanted that of the remain set (sa.fisher_path)"
+            )
+        if "forget" not in made:  # sweep: of all classes
+            made = {**made, "forget": wanted["forget"]}
+        check_provenance(made, wanted, path, "Fisher")
     check_shapes({n: tuple(f.shape) for n, f in fisher.items()}, shapes, f"Fisher {path}")
     check_diagonal(fisher, f"Fisher {path}")
     return fisher
@@ -99,7 +108,7 @@ def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
     if not Path(path).is_file():
         raise InputError(f"mask {path}: no such file")
     found = load_torch(path, f"mask {path}")
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise InputError(f"mask {path}: wanted a dict of tensors by name, got a {type(found).__name__}")
     mask = {}
     for name, m in plain_names(found).items():
@@ -127,15 +136,15 @@ def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
         )
 
 
-def check_provenance(found: dict, wanted: dict, path: Path | str) -> None:
-    """Raises InputError where a mask was made for another data set, class or checkpoint than `wanted`."""
+def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:
+    """Raises InputError where a mask or Fisher was made for another data set, class or checkpoint than `wanted`."""
     made, asked = found["forget"], wanted["forget"]
     if made["dataset"] != asked["dataset"]:
-        raise InputError(f"mask {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
+        raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
                          "(data.dataset)")  # fmt: skip
     if made["label"] != asked["label"]:
-        raise InputError(f"mask {path}: made for class {made['label']}, this run forgets class {asked['label']} "
+        raise InputError(f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
                          "(--label_to_forget)")  # fmt: skip
     if found["checkpoint"] != wanted["checkpoint"]:
-        raise InputError(f"mask {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
+        raise InputError(f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
                          f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)")  # fmt: skip

@@ -6,8 +6,10 @@ Every key, its type, its default and its meaning stand here once. The resolved c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -115,7 +117,9 @@ class Unlearn(Section):
     # strict: masked weights end bit-identical, weight decay and momentum included; gradient (published): only their
     # gradients are masked. None: strict, but gradient in sfron, whose remain steps move all weights.
     mask_mode: Literal["strict", "gradient"] | None = None
-    clip_first: bool = False  # published SalUn: clip the gradient's norm before masking it, not after
+    clip_first: bool = (
+        False  # published SalUn: clip the gradient's norm before masking it, not after; not in sfron
+    )
     dropout: bool = True  # keep the model's dropout active while unlearning
 
 
@@ -262,13 +266,15 @@ FLAGS = {
     "weights": "sampling.weights",
     "minmax": "sampling.minmax",
 }
-# Flags of the `unlearn` section that a method has no use for.
-UNREAD = {
-    "ga": ("method", "unlearn_loss", "remain_alpha"),
-    "salun": ("method",),
-    **dict.fromkeys(("sa", "esd", "erasediff"), ("method", "unlearn_loss", "remain_alpha", "forget_alpha",
-                                                "decay_forget_alpha")),
-}  # fmt: skip
+# The keys of `unlearn` that a mode reads; sfron reads all but `clip_first`, and modes without it need no section.
+MASKED = ("mask_path", "mask_mode", "clip_first", "dropout")
+READS = {
+    "finetune": ("dropout",),
+    "ga": (*MASKED, "forget_alpha", "decay_forget_alpha", "forget_clip"),
+    "salun": (*MASKED, "loss", "lambd", "forget_alpha", "decay_forget_alpha", "remain_alpha"),
+    **dict.fromkeys(("sa", "esd", "erasediff"), MASKED),
+    "sfron": tuple(k for k in Unlearn.model_fields if k != "clip_first"),
+}
 # --cond_scale, by mode
 COND_SCALE = {"generate_fisher": "fisher.guidance", "generate_mask": "saliency.guidance",
               "sample": "sampling.cond_scale"}  # fmt: skip
@@ -368,16 +374,17 @@ def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] 
     return layers
 
 
-def apply_overlay(layers: Layers, name: str) -> None:
-    """Merge the block of the config's world, for the sections that the config has."""
+def apply_overlay(layers: Layers, name: str, mode: str) -> None:
+    """Merge the block of the config's world, for the sections that the config has and the keys that the mode reads."""
     path = find_config(name)
     blocks = read_yaml(path)
     world = layers.values.get("world")
     if not isinstance(blocks, dict) or world not in blocks:
         raise InputError(f"{path}: no block for world {world!r}")
-    layers.merge(
-        {k: v for k, v in blocks[world].items() if layers.values.get(k) is not None}, f"{path} ({world})"
-    )
+    sections = {k: v for k, v in blocks[world].items() if layers.values.get(k) is not None}
+    if "unlearn" in sections and mode in READS:
+        sections["unlearn"] = {k: v for k, v in sections["unlearn"].items() if k in READS[mode]}
+    layers.merge(sections, f"{path} ({world})")
 
 
 def apply_setting(layers: Layers, setting: str) -> None:
@@ -395,7 +402,7 @@ def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
         if value is None:
             continue
         unread = flag not in keys or keys[flag].split(".")[0] not in (*NEEDS[mode], "seeds")
-        if unread or flag in UNREAD.get(mode, ()):
+        if unread:
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
         if flag == "unlearn_loss" and value == "rl":
             world = layers.values.get("world")
@@ -416,7 +423,7 @@ def load_config(
     """The checked config of a run: file over base, then overlays, `--set`, flags. Raises InputError with one line."""
     layers = read_layers(name)
     for overlay in overlays or ():
-        apply_overlay(layers, overlay)
+        apply_overlay(layers, overlay, mode)
     for setting in settings or ():
         apply_setting(layers, setting)
     apply_flags(layers, flags or {}, mode)
@@ -427,6 +434,17 @@ def load_config(
             raise InputError(f"{layers.sources[()]}: {section}: missing, and mode {mode} needs it{where}")
     check_combination(cfg, mode, layers)
     return cfg
+
+
+def resolved_hash(words: Sequence[str]) -> str | None:
+    """SHA-256 of what the `--config` and `--set` of a command line come to; None where it names no config."""
+    if "--config" not in words:
+        return None
+    layers = read_layers(words[words.index("--config") + 1])
+    for flag, value in itertools.pairwise(words):
+        if flag == "--set":
+            apply_setting(layers, value)
+    return hashlib.sha256(json.dumps(layers.values, sort_keys=True).encode()).hexdigest()
 
 
 def validate(layers: Layers) -> Config:
@@ -471,6 +489,12 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
         raise InputError(
             f"{layers.sources[()]}: diffusion: wanted for world ddpm and only there; world is {cfg.world}"
         )
+    for key in sorted(cfg.unlearn.model_fields_set) if cfg.unlearn and mode in READS else ():
+        default = Unlearn.model_fields[key].default
+        if key not in READS[mode] and getattr(cfg.unlearn, key) != default:
+            raise InputError(
+                f"{layers.source(('unlearn', key))}: unlearn.{key}: has no meaning in mode {mode}"
+            )
     if mode == "pretrain" and cfg.forget is not None:
         raise InputError(
             f"{layers.source(('forget',))}: forget: pretrain learns every class; retrain leaves one out"

@@ -10,6 +10,7 @@ import shlex
 import time
 from pathlib import Path
 
+from functions.config import resolved_hash
 from functions.errors import InputError
 from functions.files import read_json, version, write_json
 
@@ -25,13 +26,14 @@ class Stages:
         """`script.main(argv)`, or what it returned when the stage was done before (paths only).
 
         `root` is the folder that a training stage, and no other, writes its run to: one that a kill left is resumed.
-        Raises InputError where the stage is recorded with another command.
+        Raises InputError where the stage is recorded with another command or other contents of its config.
         """
         words = [str(a) for a in argv]
         command = f"python {script.__name__}.py {shlex.join(words)}"
         record = self.folder / f"{stage}.json" if self.folder else None
+        made = {"command": command, "config": resolved_hash(words)}
         if record and record.is_file():
-            return _paths(self._done(record, command)["result"])
+            return _paths(_done(record, made)["result"])
         if root is not None and (left := unfinished(root)):
             words += ["--resume", str(left)]
         print(f"\n$ {command}", flush=True)
@@ -40,20 +42,29 @@ class Stages:
         seconds = round(time.perf_counter() - start, 1)
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 1)
         if record:
-            write_json(record, {"command": command, "seconds": seconds, "version": version(),
-                                "result": _plain(result)})  # fmt: skip
+            write_json(record, {**made, "seconds": seconds, "version": version(), "result": _plain(result)})
         return result
-
-    def _done(self, record: Path, command: str) -> dict:
-        found = read_json(record)
-        if found["command"] != command:
-            raise InputError(f"{record}: this stage was run as `{found['command']}`, now it is `{command}`: "
-                             "delete that file to run it again, or choose another --out")  # fmt: skip
-        return found
 
     def took(self, stage: str) -> float:
         """Seconds of a finished stage."""
         return read_json(self.folder / f"{stage}.json")["seconds"]
+
+
+def _done(record: Path, made: dict) -> dict:
+    """The record of a finished stage, if it was this command with these settings."""
+    found, remedy = (
+        read_json(record),
+        "to run it again move that file and the run away, or choose another --out",
+    )
+    if found["command"] != made["command"]:
+        raise InputError(
+            f"{record}: this stage was run as `{found['command']}`, now it is `{made['command']}`: {remedy}"
+        )
+    if found["config"] != made["config"]:
+        raise InputError(
+            f"{record}: the config of `{made['command']}` has changed since this stage was run: {remedy}"
+        )
+    return found
 
 
 def unfinished(root: Path) -> Path | None:

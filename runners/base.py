@@ -62,8 +62,8 @@ class Runner:
             (), -1, dtype=torch.long, device=self.device
         )  # the step that lost its mind
         self.cost = Cost()
-        self.cost.watch(self.model)  # after the EMA's copy
         self.setup(setup)
+        self.cost.watch(self.model)  # last: copies made before do not count for it
 
     def setup(self, setup: Setup) -> None:
         """What a method needs beyond the above: anchors, teachers, other data. The weights are still the original's."""
@@ -91,9 +91,9 @@ class Runner:
                 optimizer: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
         """zero, backward, mask, clip, step, in this order: the only update of weights in the project.
 
-        `loss` is a scalar, or the gradients of all weights where a method has combined them itself. With a strict mask,
-        weight decay is masked too: folded into the gradient, g = m (g + wd theta), or AdamW's by hand,
-        theta -= lr wd m theta. The moments of masked weights then stay zero, and the weights bit-identical.
+        `loss` is a scalar, or the gradients of all weights where a method has combined them itself. With a strict mask
+        weight decay is masked too: folded into the clipped gradient as torch's optimisers do, g = m (g + wd theta), or
+        AdamW's by hand, theta -= lr wd m theta. Moments of masked weights stay zero, the weights bit-identical.
         """
         optimizer = optimizer or self.optimizer
         optimizer.zero_grad()
@@ -103,27 +103,34 @@ class Runner:
             for p, g in zip(self.params, loss, strict=True):
                 p.grad = g
         if mask is not None:
-            self._apply(mask, clip if self.cfg.unlearn.clip_first else None, optimizer)
+            if self.cfg.unlearn.clip_first and clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.params, clip)
+            self._mask(mask)
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.params, clip)
+        if mask is not None and self.strict and self.cfg.optim.weight_decay:
+            self._decay(mask, optimizer)
         optimizer.step()
 
-    @torch.no_grad()
-    def _apply(self, mask: Mask, clip: float | None, optimizer: torch.optim.Optimizer) -> None:
-        """Mask the gradients, after clipping them to `clip` if given, and under a strict mask the weight decay too."""
-        decay, decoupled = self.cfg.optim.weight_decay, self.cfg.optim.name == "adamw"
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.params, clip)
-        params, gradients, masks = zip(*((p, p.grad, mask[n]) for n, p in zip(self.names, self.params)
-                                         if p.grad is not None))  # fmt: skip
-        if self.strict and decay and not decoupled:
-            torch._foreach_add_(gradients, params, alpha=decay)
+    def _with_gradient(self, mask: Mask) -> tuple[tuple, tuple, tuple]:
+        """Weights that have a gradient, their gradients and their masks."""
+        rows = ((p, p.grad, mask[n]) for n, p in zip(self.names, self.params) if p.grad is not None)
+        return tuple(zip(*rows))
+
+    def _mask(self, mask: Mask) -> None:
+        _, gradients, masks = self._with_gradient(mask)
         torch._foreach_mul_(gradients, masks)
-        if self.strict and decay and decoupled:
-            shrink = torch._foreach_mul(
-                torch._foreach_mul(params, masks), -optimizer.param_groups[0]["lr"] * decay
-            )
-            torch._foreach_add_(params, shrink)
+
+    @torch.no_grad()
+    def _decay(self, mask: Mask, optimizer: torch.optim.Optimizer) -> None:
+        """The weight decay that a strict mask takes from the optimiser, on the weights in the mask."""
+        params, gradients, masks = self._with_gradient(mask)
+        masked = torch._foreach_mul(params, masks)
+        if self.cfg.optim.name == "adamw":
+            rate = optimizer.param_groups[0]["lr"] * self.cfg.optim.weight_decay
+            torch._foreach_add_(params, masked, alpha=-rate)
+        else:
+            torch._foreach_add_(gradients, masked, alpha=self.cfg.optim.weight_decay)
 
     # ---- the loop
 
@@ -237,7 +244,11 @@ class Runner:
         """What must be equal for a run to be continued: everything that decides its numbers."""
         return {
             "config": config_hash(self.cfg),
-            **{k: self.meta[k] for k in ("mode", "source", "mask", "data")},
+            **{
+                k: self.meta[k]
+                for k in ("mode", "source", "mask", "data", "fisher", "replay")
+                if k in self.meta
+            },
         }
 
     def _restore(self, path: Path) -> int:

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from functions.artifacts import check_diagonal, load_tensors, save_tensors
 from functions.config import Config
 from functions.cost import Cost
-from functions.files import sha256_bytes, version
+from functions.files import version
 from functions.pickles import save_tensor_dict
 from functions.published import wrapped_names
 from functions.randomness import keyed_generator
 from functions.sweep import sweep
 from functions.tasks import Draw
-from runners.replay import own_samples
+from runners.replay import fingerprint, own_samples
 from runners.sa import FISHER
 from runners.setup import Setup
 
@@ -43,8 +43,11 @@ class SweepFisher:
             for total in sweep(self.setup.model, self.setup.task.losses, self._sweeps(n), begun):
                 n += 1
                 if self._due(n):
-                    self._save(self.partial, total, n, cost)
-        fisher = {name: t / n for name, t in total.items()}
+                    so_far = {name: t.cpu() for name, t in total.items()}
+                    cost.pause()
+                    self._save(self.partial, so_far, n, cost)
+                    cost.start()
+            fisher = {name: (t / n).cpu() for name, t in total.items()}  # waits for the device
         check_diagonal(fisher, f"Fisher of {self.cfg.ckpt_folder}")
         self._save(self.path, fisher, n, cost)
         save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
@@ -73,21 +76,15 @@ class SweepFisher:
         return {name: t.to(self.setup.device) for name, t in total.items()}, made["n"], cost
 
     def _save(self, path: Path, tensors: dict[str, Tensor], n: int, cost: Cost) -> None:
-        cost.pause()
         save_tensors(
             path, tensors, {**self._provenance(), "n": n, "cost": cost.record(), "version": version()}
         )
-        cost.start()
 
     def _provenance(self) -> dict:
         settings = self.cfg.fim.model_dump(exclude={"n_chunks", "save_seconds"})
-        return {"checkpoint": self.setup.source, "estimator": "sweep", "images": self._fingerprint(),
+        return {"checkpoint": self.setup.source, "estimator": "sweep", "images": fingerprint(self.images),
                 "weights": self.cfg.init_weights, "seed": self.cfg.seeds.of("order"),
                 "device": self.setup.device.type, **settings}  # fmt: skip
-
-    def _fingerprint(self) -> str:
-        """SHA-256 of the samples."""
-        return sha256_bytes(self.images.images.cpu().numpy().tobytes())
 
     def _sweeps(self, start: int) -> Iterator[Iterator[Draw]]:
         f, device = self.cfg.fim, self.setup.device

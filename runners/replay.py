@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 
 from datasets import ImageSet
+from functions.checkpoint import load_meta
 from functions.config import Config
+from functions.contract import read_generation
 from functions.errors import InputError
+from functions.files import sha256_bytes
 from functions.sample_folders import find_samples
 from runners.setup import Setup
 
@@ -24,6 +28,7 @@ def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | No
     remedy = "python sample.py --mode sample_classes makes it"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {remedy}")
+    check_origin(folder, cfg.ckpt_folder)
     samples = find_samples(folder)
     x, labels = samples.images(setup.images.shape[0]), samples.labels
     if missing := sorted(needed - set(labels.tolist())):
@@ -36,3 +41,18 @@ def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | No
         raise InputError(f"{folder}: fewer than {per_class} samples of class {few[0]} (fim.per_class)")
     chosen = torch.cat([(labels == c).nonzero()[:per_class, 0] for c in sorted(needed)])
     return ImageSet(x[chosen], labels[chosen], setup.images.classes, FOLDER, "replay").to(setup.device)
+
+
+def check_origin(folder: Path, ckpt_folder: str) -> None:
+    """Raises InputError where samples.json names another checkpoint; without one, a line says that nobody knows."""
+    made = read_generation(folder)
+    if made is None:
+        print(f"{folder}: no samples.json: who drew these images is not known", file=sys.stderr)
+    elif made["record"]["checkpoint"] not in load_meta(ckpt_folder)["files"].values():
+        raise InputError(f"{folder}: drawn from another checkpoint than the newest of {ckpt_folder}; move it away and "
+                         "sample again")  # fmt: skip
+
+
+def fingerprint(images: ImageSet) -> str:
+    """SHA-256 of images and labels."""
+    return sha256_bytes(images.images.cpu().numpy().tobytes() + images.labels.cpu().numpy().tobytes())

@@ -6,8 +6,9 @@ import torch
 
 from functions.anchors import Anchor
 from functions.artifacts import load_fisher
-from runners.base import Runner, shapes_of
-from runners.replay import own_samples
+from functions.files import sha256_file
+from runners.base import Runner, provenance, shapes_of
+from runners.replay import fingerprint, own_samples
 
 FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
 
@@ -23,11 +24,13 @@ class SelectiveAmnesia(Runner):
     def setup(self, setup):
         s = self.cfg.sa
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
-        fisher = load_fisher(path, shapes_of(self.plain), setup.source)
+        fisher = load_fisher(path, shapes_of(self.plain), provenance(setup, self.cfg))
+        self.meta = {**self.meta, "fisher": sha256_file(path)}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":
             classes = set(range(self.task.n_classes)) - {self.cfg.forget.label}
             replay = own_samples(self.cfg, setup, classes)
+            self.meta["replay"] = fingerprint(replay)
             self.remain = self._stream(replay, torch.arange(len(replay)), "replay")
 
     def step(self, k):

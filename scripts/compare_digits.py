@@ -26,28 +26,32 @@ REPLAY = 20  # samples per class for Selective Amnesia
 GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
 
 VALIDATION = (0, 100)  # class and seed of the trials
+
+
 # Six trials for each method, at most 350 steps each: overrides of configs/digits_<method>.yml. The last two were chosen
 # after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
+def trial(lr: str, n_iters: int = 350, **more: str) -> dict[str, object]:
+    return {
+        "optim.lr": lr,
+        "training.n_iters": n_iters,
+        **{key.replace("__", "."): v for key, v in more.items()},
+    }
+
+
 TRIALS = {
-    "finetune": [{"optim.lr": lr} for lr in ("2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")],
-    "ga": [
-        *({"optim.lr": lr, "training.n_iters": n} for lr in ("1e-4", "3e-5") for n in (25, 50)),
-        {"optim.lr": "3e-5", "training.n_iters": 35},
-        {"optim.lr": "2e-5", "training.n_iters": 50},
-    ],
+    "finetune": [trial(lr) for lr in ("2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")],
+    "ga": [*(trial(lr, n) for lr in ("1e-4", "3e-5") for n in (25, 50)), trial("3e-5", 35), trial("2e-5", 50)],
     "sa": [
-        *({"optim.lr": lr, "sa.lmbda": lmbda} for lr in ("5e-4", "2e-4") for lmbda in ("10", "0.1")),
-        *({"optim.lr": "5e-4", "sa.lmbda": "0.1", "training.n_iters": n} for n in (200, 100)),
+        *(trial(lr, sa__lmbda=lmbda) for lr in ("5e-4", "2e-4") for lmbda in ("10", "0.1")),
+        *(trial("5e-4", n, sa__lmbda="0.1") for n in (200, 100)),
     ],
     "salun": [
-        *({"optim.lr": lr, "unlearn.remain_alpha": a} for lr in ("1e-3", "5e-4") for a in ("1e-3", "1e-2")),
-        *({"optim.lr": "1e-3", "unlearn.remain_alpha": "1e-2", "training.n_iters": n} for n in (200, 100)),
+        *(trial(lr, unlearn__remain_alpha=alpha) for lr in ("1e-3", "5e-4") for alpha in ("1e-3", "1e-2")),
+        *(trial("1e-3", n, unlearn__remain_alpha="1e-2") for n in (200, 100)),
     ],
-    "sfron": [
-        *({"optim.lr": lr, "training.n_iters": n} for lr in ("5e-4", "1e-3") for n in (200, 350)),
-        *({"optim.lr": lr, "training.n_iters": 100} for lr in ("5e-4", "1e-3")),
-    ],
-}
+    "sfron": [trial(lr, n) for lr, n in (("5e-4", 200), ("5e-4", 350), ("1e-3", 200), ("1e-3", 350),
+                                         ("5e-4", 100), ("1e-3", 100))],
+}  # fmt: skip
 
 COLUMNS = [
     tables.Column("ua", "UA %", 1),
@@ -139,6 +143,10 @@ class Pieces:
 
     # ---- numbers
 
+    def name_of(self, run: Path) -> str:
+        """What `train` was told to call a run: OUT/runs/<name>/digits/..."""
+        return run.relative_to(self.out / "runs").parts[0]
+
     def judged(self, name: str, run: Path, label: int, seed: int) -> dict:
         """What the judge says of a model's samples: guided of all classes, unguided for the second FID."""
         import classifier_evaluation
@@ -149,9 +157,9 @@ class Pieces:
         features = ["--features", f"classifier:{judge}", "--classes", f"x{label}"]
         found = {}
         for part, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
-            images = self.out / "samples" / f"{run_name(run)}_{part}"
+            images = self.out / "samples" / f"{self.name_of(run)}_{part}"
             numbers = self.out / "metrics" / f"{name}_{part}.json"
-            self.stages.run(f"sample_{run_name(run)}_{part}", sample, "--config", "digits_sample.yml",
+            self.stages.run(f"sample_{self.name_of(run)}_{part}", sample, "--config", "digits_sample.yml",
                             "--mode", "sample_classes", "--ckpt_folder", run, "--n_samples_per_class", self.per_class,
                             "--cond_scale", w, "--seed", SEED_OF_SAMPLES + seed, "--out", images)  # fmt: skip
             self.stages.run(
@@ -213,11 +221,6 @@ TITLES = {"pretrain": "original", "retrain": "retrained without the class", "fin
           "ga": "gradient ascent", "sa": "Selective Amnesia", "salun": "SalUn", "sfron": "SFR-on"}  # fmt: skip
 
 
-def run_name(run: Path) -> str:
-    """The folder that `Pieces.train` gave a run: OUT/runs/<name>/digits/..."""
-    return run.parts[run.parts.index("runs") + 1]
-
-
 def numbers_of(found: dict) -> dict[str, float]:
     """One row's numbers from what `judged` found."""
     guided, kept = found["guided"], found["guided"]["classifier_evaluation"]["kept"].values()
@@ -265,7 +268,7 @@ def tune(pieces: Pieces, methods: list[str]) -> list[tables.Row]:
     runs = [pieces.unlearned(method, label, seed, f"_trial{i}", settings) for method, i, settings in trials]
     rows = []
     for (method, _, settings), run in zip(trials, runs):
-        found = numbers_of(pieces.judged(run_name(run), run, label, seed))
+        found = numbers_of(pieces.judged(pieces.name_of(run), run, label, seed))
         numbers = {**found, **pieces.spent(method, run, label, seed)}
         shown = ", ".join(f"{key.split('.')[1]} {value}" for key, value in settings.items())
         rows.append(tables.Row((TITLES[method], shown), {key: [value] for key, value in numbers.items()}))

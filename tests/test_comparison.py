@@ -107,8 +107,7 @@ def test_tuning_gives_every_method_as_many_trials(script):
     trials = script["TRIALS"]
     assert {len(t) for t in trials.values()} == {6}
     assert set(trials) == set(script["TITLES"]) - {"pretrain", "retrain"}
-    steps = [s.get("training.n_iters", 350) for t in trials.values() for s in t]
-    assert max(steps) == 350
+    assert all(0 < s["training.n_iters"] <= 350 and "optim.lr" in s for t in trials.values() for s in t)
     assert script["VALIDATION"][1] not in {seed for _, seed in script["CASES"]}
 
 
@@ -139,20 +138,27 @@ def sweep(*argv, **env):
 def test_the_sweep_skips_what_is_done_and_resumes_what_is_not():
     run = cases.pretrain("ddpm")
     settings = ["--", *cases.TOY]
-    done = sweep(str(run), "digits", "1.0", "3", *settings)
+    done = sweep(str(run), "digits", "1", "3", *settings)
     assert done.returncode == 0, done.stderr
-    folder = next((run / "sweep_digits" / "digits" / "forget_3" / "sfron").iterdir())
-    assert (run / "sweep_digits.tsv").read_text() == f"3\t{folder}\n"
-    (run / "sweep_digits" / "3.done").unlink()  # as if killed before the end
+    results = run / "sweep_digits_1.0"  # 1 and 1.0 are one threshold
+    folder = next((results / "digits" / "forget_3" / "sfron").iterdir())
+    assert (results / "runs.tsv").read_text() == f"3\t{folder}\n"
+    (results / "3.done").unlink()  # as if killed before the end
     steps = (folder / "logs" / "stats.jsonl").read_text()
     again = sweep(str(run), "digits", "1.0", "3", *settings)
     assert again.returncode == 0 and f"resuming {folder} at step 4" in again.stdout
     assert "Fisher diagonals" not in again.stdout and (folder / "logs" / "stats.jsonl").read_text() == steps
     skipped = sweep(str(run), "digits", "1.0", "3", *settings)
-    assert f"class 3: done, {folder}" in skipped.stdout and "step" not in skipped.stdout.replace("_step", "")
+    assert f"class 3: done, {folder}" in skipped.stdout and "resuming" not in skipped.stdout
+    other = sweep(str(run), "digits", "1.0", "3", *settings, "--seed", "1")
+    assert other.returncode == 2 and re.search("^sweep: .*began with the arguments", other.stderr)
 
 
 def test_the_sweep_says_what_it_misses():
     assert "usage: sweep_forget_classes.sh RUN" in sweep().stderr
-    nowhere = sweep("nowhere")
-    assert nowhere.returncode == 2 and re.search("^sweep: nowhere: no such run folder", nowhere.stderr)
+    for argv, message in (
+        (["nowhere"], "nowhere: no such run folder"),
+        ([".", "digits", "x"], "gamma is a number"),
+    ):
+        found = sweep(*argv)
+        assert found.returncode == 2 and re.search(f"^sweep: {message}", found.stderr)

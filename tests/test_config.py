@@ -86,7 +86,7 @@ def test_mistakes_on_the_command_line(tmp_path):
         InputError, match=r"digits_pretrian\.yml: no such file, .*did you mean 'digits_pretrain\.yml'"
     ):
         load_config("digits_pretrian.yml", "pretrain")
-    with pytest.raises(InputError, match="--unlearn_loss: has no meaning in mode ga"):
+    with pytest.raises(InputError, match=r"--unlearn_loss relabel: unlearn\.loss: has no meaning in mode ga"):
         load_config(
             "digits_sfron.yml",
             "ga",

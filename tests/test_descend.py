@@ -44,13 +44,14 @@ def test_strict_adamw_decays_the_weights_in_the_mask_by_hand():
     assert torch.allclose(r.params[0], THETA - M * (LR * WD * THETA + LR * first))
 
 
+@pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_a_strict_mask_of_ones_is_torchs_own_step(name):
-    """Three steps, so that moments and momentum count."""
+def test_a_strict_mask_of_ones_is_torchs_own_step(name, clip):
+    """Three steps, so that moments and momentum count; the decay is not clipped."""
     ours, theirs = runner(name, strict=True), runner(name, strict=False)
     for k in range(3):
         for r, mask in ((ours, {"w": torch.ones(4)}), (theirs, None)):
-            r.descend((1 + k) * loss(r), mask)
+            r.descend((1 + k) * loss(r), mask, clip)
     assert torch.allclose(ours.params[0], theirs.params[0], rtol=1e-6)
 
 

@@ -28,6 +28,7 @@ VARIANTS = {
     "sfron_ga": ("sfron", "--unlearn_loss", "ga"),
     "sfron_rl": ("sfron", "--unlearn_loss", "rl", "--no-decay_forget_alpha"),
     "sfron_relabel": ("sfron", "--unlearn_loss", "relabel"),
+    "sfron_as_published": ("sfron", "MASK", "--overlay", "as_published.yml"),
     "sfron_joint": ("sfron", "--method", "joint", "MASK", "--set", "unlearn.forget_every=1"),
     "rl": ("salun",),
     "salun": ("salun", "SALIENCY"),

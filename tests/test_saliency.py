@@ -149,7 +149,7 @@ def test_a_file_that_is_no_mask_is_refused(tmp_path):
     assert "no provenance" in refused(tmp_path / "plain.safetensors", shapes, MADE)
     save_fishers(tmp_path)
     assert "is no mask" in refused(tmp_path / "forget_fisher.safetensors", shapes, MADE)
-    for content in (["a", "list"], {"w": "text"}, {"w": torch.rand(3)}):
+    for content in (["a", "list"], {"w": "text"}, {"w": torch.rand(3)}, {3: torch.ones(3)}):
         torch.save(content, tmp_path / "content.pt")
         assert "wanted a" in refused(tmp_path / "content.pt", shapes, MADE)
 

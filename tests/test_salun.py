@@ -170,7 +170,7 @@ def test_published_hyper_parameters():
         True,
         1.0,
     )
-    with pytest.raises(InputError, match="--method: has no meaning in mode salun"):
+    with pytest.raises(InputError, match=r"--method joint: unlearn\.method: has no meaning in mode salun"):
         load_config("cifar10_saliency_unlearn.yml", "salun", flags={**flags, "method": "joint"})
     with pytest.raises(InputError, match="mask_mode: strict has no meaning in mode sfron"):
         load_config("cifar10_sfron.yml", "sfron", settings=["unlearn.mask_mode=strict"], flags=flags)

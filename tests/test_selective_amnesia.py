@@ -1,10 +1,13 @@
 """Selective Amnesia: its Fisher against one backward pass per timestep, resume, the penalty, replay and the surrogate."""
 
+import shutil
 from pathlib import Path
 
 import cases
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fim
 from functions.anchors import Anchor
@@ -192,9 +195,6 @@ def test_the_class_is_replaced_by_noise_and_the_others_are_the_models_own_sample
 
 
 def _png(path):
-    import numpy as np
-    from PIL import Image
-
     return np.array(Image.open(path))
 
 
@@ -220,6 +220,30 @@ def test_a_resumed_run_keeps_the_originals_anchor(run):
     half = cases.train.main([*argv, "--set", "optim.lr_schedule=constant", "--set", "training.n_iters=2"])
     resumed = cases.train.main([*argv, "--set", "optim.lr_schedule=constant", "--resume", str(half)])
     assert cases.same(cases.weights(resumed), cases.weights(whole))
+
+
+def test_a_run_is_not_continued_with_another_fisher_or_other_replay(run):
+    copy = Path(shutil.copytree(run, "copy"))
+    argv = ["--mode", "sa", "--config", "digits_sa.yml", *cases.TOY, *cases.from_run(copy, 0)]
+    begun = cases.train.main([*argv, "--set", "training.n_iters=2"])
+    fisher, made = load_tensors(copy / "fisher_dict.safetensors")
+    save_tensors(copy / "fisher_dict.safetensors", {n: 2 * f for n, f in fisher.items()}, made)
+    with pytest.raises(InputError, match="began with another fisher"):
+        cases.train.main([*argv, "--set", "training.n_iters=2", "--resume", str(begun)])
+    save_tensors(copy / "fisher_dict.safetensors", fisher, made)
+    shutil.copy(copy / "class_samples/3/0.png", copy / "class_samples/3/1.png")
+    with pytest.raises(InputError, match="began with another replay"):
+        cases.train.main([*argv, "--set", "training.n_iters=2", "--resume", str(begun)])
+
+
+def test_samples_of_another_checkpoint_are_not_the_models_own(run, capsys):
+    other = cases.pretrain("ddpm", "--seed", "1")
+    shutil.copytree(run / "class_samples", other / "class_samples")
+    with pytest.raises(InputError, match="class_samples: drawn from another checkpoint than the newest of"):
+        make_fisher(other)
+    (other / "class_samples" / "samples.json").unlink()
+    make_fisher(other)
+    assert "no samples.json: who drew these images is not known" in capsys.readouterr().err
 
 
 def test_published_hyper_parameters():
@@ -250,6 +274,12 @@ def test_a_fisher_of_another_model_is_refused(run):
         InputError, match=r"made for another architecture: 1 names or shapes differ: conv_in\.weight"
     ):
         cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=cut.safetensors")
+    for wrong, message in (({"estimator": "saliency"}, "is no Fisher, but a file of saliency tensors"),
+                           ({"threshold": 1.0}, "is no Fisher"), ({"set": "forget"}, "of the forget set; wanted"),
+                           ({"forget": {"dataset": "digits", "label": 7}}, "made for class 7, this run forgets class 0")):  # fmt: skip
+        save_tensors("other.safetensors", fisher, {**made, **wrong})
+        with pytest.raises(InputError, match=f"Fisher other.safetensors: {message}"):
+            cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=other.safetensors")
     save_tensors("negative.safetensors", {**fisher, "conv_in.weight": -1 - fisher["conv_in.weight"]}, made)
     with pytest.raises(InputError, match=r"negative, NaN or infinite values in 1 tensors: conv_in\.weight"):
         cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=negative.safetensors")
@@ -284,8 +314,6 @@ def test_a_pickle_with_code_in_it_is_refused_and_nothing_runs(run):
     ("class_samples/4/0.png", r"class_samples: fewer than 2 samples of class 4 \(fim\.per_class\)"),
 ])  # fmt: skip
 def test_replay_that_is_not_there_is_named(run, missing, message):
-    import shutil
-
     copy = Path(shutil.copytree(run, "copy"))
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -297,10 +325,6 @@ def test_replay_that_is_not_there_is_named(run, missing, message):
 
 
 def test_replay_of_another_size_is_refused(run):
-    import shutil
-
-    from PIL import Image
-
     copy = Path(shutil.copytree(run, "copy"))
     for path in copy.glob("class_samples/*/*.png"):
         Image.open(path).resize((9, 9)).save(path)

@@ -43,6 +43,19 @@ def test_another_command_under_the_same_name_is_refused():
         Stages(Path("done")).run("one", script([]), "--a", 2)
 
 
+def test_a_config_that_has_changed_is_refused():
+    config = Path("mine.yml")
+    config.write_text("world: ddpm\ntraining: {n_iters: 1}\n")
+    argv = ["--config", "mine.yml", "--set", "training.batch_size=8"]
+    Stages(Path("done")).run("one", script([]), *argv)
+    Stages(Path("done")).run("one", script([]), *argv)
+    config.write_text("world: ddpm\ntraining: {n_iters: 2}\n")
+    with pytest.raises(
+        InputError, match=r"done/one\.json: the config of `python a_script\.py .*` has changed"
+    ):
+        Stages(Path("done")).run("one", script([]), *argv)
+
+
 def test_a_stage_that_fails_leaves_no_record():
     def fail(argv):
         raise InputError("no")
@@ -105,5 +118,7 @@ def test_unlearning_counts_what_it_passes():
     assert (found["forward"], found["backward"]) == (64, 64)  # four steps of 8 forget and 8 remain images
     matched = checkpoint.load_meta(cases.unlearn("ddpm", "sfron", run, "--unlearn_loss", "match"))["cost"]
     assert (matched["forward"], matched["backward"]) == (96, 64)  # and a target without gradients
+    esd = checkpoint.load_meta(cases.unlearn("ddpm", "esd", run))["cost"]
+    assert (esd["forward"], esd["backward"]) == (4 * 8 * 3, 4 * 8)  # the teacher sees [conditional; null]
     _, made = load_tensors(cases.fisher("ddpm", run) / "forget_fisher.safetensors")
     assert (made["cost"]["forward"], made["cost"]["backward"]) == (made["n"], made["n"])
