@@ -13,7 +13,6 @@ The peak is of bytes allocated by torch and not yet freed since the call began, 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -23,18 +22,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import yaml
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.measure import digits_task, digits_unet, fastest, peak_bytes, report
 from functions.artifacts import save_mask
 from functions.cli import run_main
 from functions.saliency import pack_bits, top_share_mask, unpack_bits
-from functions.schedules import linear_alpha_bar
-from functions.tasks import Denoising
-from models.encoders import Pixels
-from models.unet import UNet
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "digits_pretrain.yml"
 SHARE, TENSORS, BATCH = 0.5, 50, 128
 Tensors = dict[str, torch.Tensor]
 
@@ -56,24 +49,9 @@ def seconds_of(run: Callable[[], object], repeats: int) -> float:
     return best
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The largest number of bytes allocated and not yet freed at any time during the run, by torch's allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        results = run()  # kept until the end
-    del results
-    live = peak = 0
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
-
-
 def share_of_step(repeats: int) -> float:
     """Seconds of masking all gradients, with a mask that came from packed bits, over those of a training step."""
-    kwargs = {k: v for k, v in yaml.safe_load(CONFIG.read_text())["model"].items() if k != "name"}
-    model = UNet(**kwargs, image_size=8, in_channels=1, out_ch=1, n_classes=10).train()
-    task = Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), 10, 0.1, "sum")
+    model, task = digits_unet(torch.device("cpu")).train(), digits_task(torch.device("cpu"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     x, c = torch.rand(BATCH, 1, 8, 8), torch.arange(BATCH) % 10
     bits = [pack_bits(torch.rand_like(p) < SHARE) for p in model.parameters()]
@@ -100,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    cpu = torch.device("cpu")
     score = {str(i): torch.rand(args.n // TENSORS) ** 4 for i in range(TENSORS)}
     n = sum(s.numel() for s in score.values())
     mask, reference = top_share_mask(score, SHARE), plain(score)
@@ -112,11 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         "ties_moved": int((flat != reference).sum()),
     }
     del reference, flat, mask
-    peak = (peak_bytes(lambda: top_share_mask(score, SHARE)) + 4 * n) / (4 * n)
-    best = {"ours": float("inf"), "plain": float("inf")}
-    for _ in range(args.repeats):
-        for name, run in (("ours", lambda: top_share_mask(score, SHARE)), ("plain", lambda: plain(score))):
-            best[name] = min(best[name], seconds_of(run, 1))
+    peak = (peak_bytes(lambda: top_share_mask(score, SHARE), cpu) + 4 * n) / (4 * n)
+    passes = {"ours": lambda: top_share_mask(score, SHARE), "plain": lambda: plain(score)}
+    best = fastest(passes, dict.fromkeys(passes, args.repeats), cpu)
     print(f"{n:,} scores: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in best.items()))
     ratios = {
         "plain_over_ours": best["plain"] / best["ours"],
@@ -125,8 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         "file_bytes_over_n_eighth": size / (n / 8),
         "mask_share_of_step": share_of_step(args.repeats),
     }
-    print(json.dumps({"benchmark": "masks", "ratios": ratios, "device": "cpu", "threads": args.threads,
-                      "torch": torch.__version__}))  # fmt: skip
+    report("masks", ratios, cpu)
 
 
 if __name__ == "__main__":

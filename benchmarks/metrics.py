@@ -13,7 +13,6 @@ that is counted), and pr_difference, of the shares.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from benchmarks.fisher import fastest, peak_bytes
+from benchmarks.measure import fastest, peak_bytes, report
 from functions import metrics
 from functions.cli import run_main
 from functions.distributed import choose_device
@@ -91,9 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     ratios = ratios_of(args.images, args.dims, args.repeats, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(json.dumps({"benchmark": "metrics", "ratios": ratios, "device": name, "threads": args.threads,
-                      "torch": torch.__version__}))  # fmt: skip
+    report("metrics", ratios, device)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,20 @@ Ratios: loop_over_ours (wanted: 8 or more; on a GPU 50), and difference (1e-5 or
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import yaml
 
+from benchmarks.measure import digits_task, digits_unet, fastest, report
 from functions.cli import run_main
 from functions.distributed import choose_device
-from functions.schedules import linear_alpha_bar
 from functions.sweep import sweep
 from functions.tasks import Denoising
-from models.encoders import Pixels
 from models.unet import UNet
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "digits_pretrain.yml"
 TIMESTEPS = 1000
 
 
@@ -63,28 +58,17 @@ def main(argv: list[str] | None = None) -> None:
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
-    kwargs = {k: v for k, v in yaml.safe_load(CONFIG.read_text())["model"].items() if k != "name"}
-    torch.manual_seed(0)
-    model = UNet(**kwargs, image_size=8, in_channels=1, out_ch=1, n_classes=10).to(device).eval()
-    task = Denoising(linear_alpha_bar(TIMESTEPS, 1e-4, 0.02), Pixels(), 10, 0.1, "sum").to(device)
+    model, task = digits_unet(device), digits_task(device)
     x, c = torch.rand(1, 1, 8, 8, device=device), torch.tensor([3], device=device)
     passes = {"ours": lambda: ours(model, task, x, c, args.n_chunks), "loop": lambda: loop(model, task, x, c)}
-    best, found = {}, {}
-    for _ in range(args.repeats):
-        for name, run in passes.items():
-            start = time.perf_counter()
-            found[name] = run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            best[name] = min(best.get(name, float("inf")), time.perf_counter() - start)
+    best = fastest(passes, dict.fromkeys(passes, args.repeats), device)
+    found = {name: run() for name, run in passes.items()}
     difference = max(
         float((found["ours"][n] - w).norm() / (w.norm() or 1.0)) for n, w in found["loop"].items()
     )
     print(", ".join(f"{name} {seconds:.3f} s an image" for name, seconds in best.items()))
     ratios = {"loop_over_ours": best["loop"] / best["ours"], "difference": difference}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(json.dumps({"benchmark": "selective_amnesia", "ratios": ratios, "device": name, "threads": args.threads,
-                      "torch": torch.__version__}))  # fmt: skip
+    report("selective_amnesia", ratios, device)
 
 
 if __name__ == "__main__":
