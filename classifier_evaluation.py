@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from functions.cli import run_main
-from functions.config import DATASETS
 from functions.errors import InputError
+from functions.schema import DATASETS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

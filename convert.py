@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions import config
+from functions import config, schema
 from functions.cli import run_main
 from functions.errors import InputError
 
@@ -89,7 +89,7 @@ def import_run(args: argparse.Namespace) -> Path:
     return folder.path
 
 
-def imported_meta(cfg: config.Config, source: str) -> dict:
+def imported_meta(cfg: schema.Config, source: str) -> dict:
     """What `meta.json` of a pretrained model says; `source` is the hash of the file that the weights come from."""
     import datasets
     from functions.meta import model_meta, run_meta

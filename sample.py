@@ -9,10 +9,10 @@ from pathlib import Path
 from functions import config
 from functions.classes import parse_classes, selection
 from functions.cli import add_config_arguments, config_flags, run_main
-from functions.config import Config
 from functions.contract import GENERATION, contract, read_generation
 from functions.errors import InputError
 from functions.files import version, write_json
+from functions.schema import Config
 
 EPILOG = """modes and what they write (RUN is --ckpt_folder, w is --cond_scale):
   sample_fid      RUN/fid_samples_without_label_0_guidance_2.0/<class>/<k>.png   for evaluator.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions import config
+from functions import config, schema
 from functions.cli import add_config_arguments, config_flags, run_main
 
 EPILOG = """the main job, on data that needs no download:
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--mode", required=True, choices=config.MODES, help="what to do")
+    p.add_argument("--mode", required=True, choices=schema.MODES, help="what to do")
     add_config_arguments(p)
     p.add_argument(
         "--ckpt_folder", metavar="RUN", help="the run folder whose newest checkpoint to start from"
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum"
     )
-    p.add_argument("--unlearn_loss", choices=(*config.FORGET_LOSSES, "rl"),
+    p.add_argument("--unlearn_loss", choices=(*schema.FORGET_LOSSES, "rl"),
                    help="adaga: adaptive ascent; ga: ascent; match: follow another label's prediction; "
                         "relabel: train towards a wrong label; rl: match (ddpm) or relabel (classifier)")  # fmt: skip
     p.add_argument("--forget_alpha", type=float, help="weight of the forget loss")

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from functions.cli import run_main
-from functions.config import DATASETS
 from functions.errors import InputError
+from functions.schema import DATASETS
 
 OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}  # sets that are made here and too small for a ResNet
 AUGMENT = {  # (random flips, random crops after padding by so many pixels): what keeps the class

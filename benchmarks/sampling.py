@@ -25,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from functions import checkpoint
 from functions.cli import run_main
-from functions.config import Sampling, load_config
+from functions.config import load_config
 from functions.distributed import choose_device
 from functions.judge import load_judge
 from functions.samplers import generate, generate_all
 from functions.schedules import linear_alpha_bar
+from functions.schema import Sampling
 from functions.tasks import Denoising
 
 SHAPE, N_CLASSES, W = (1, 8, 8), 10, 2.0

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from functions.checkpoint import plain_names
-from functions.config import ESTIMATORS
 from functions.errors import InputError
 from functions.files import write_atomic
 from functions.pickles import load_tensor_dict, load_torch
 from functions.saliency import Mask, pack_bits, unpack_bits
+from functions.schema import ESTIMATORS
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from functions.config import Sampling
 from functions.errors import InputError
 from functions.modes import in_mode
 from functions.randomness import keyed_generator
+from functions.schema import Sampling
 from functions.tasks import Denoising, Draw
 
 NOISE_STEPS, NOISE_VALUES = 50, 2**18  # one draw of an image's noise covers at most so many steps and numbers

@@ -1,4 +1,4 @@
-"""Runners, by `--mode`. A test compares the keys with `functions.config.MODES`, which argparse reads before torch."""
+"""Runners, by `--mode`. A test compares the keys with `functions.schema.MODES`, which argparse reads before torch."""
 
 from runners.erasediff import EraseDiff
 from runners.esd import ESD

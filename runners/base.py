@@ -15,7 +15,7 @@ from datasets import FolderImages, ImageSet, Stream
 from datasets.split import save_indices
 from functions import checkpoint
 from functions.artifacts import load_mask
-from functions.config import Config, config_hash, dump_config
+from functions.config import config_hash, dump_config
 from functions.cost import Cost
 from functions.distributed import parallel
 from functions.errors import InputError
@@ -23,6 +23,7 @@ from functions.optim import make_optimizer, set_lr
 from functions.randomness import key_seed
 from functions.run import RunFolder, run_parent
 from functions.schedules import cosine_decay
+from functions.schema import Config
 from runners.setup import GRID_ROW, Setup
 
 Mask = dict[str, Tensor]

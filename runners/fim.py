@@ -11,12 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from functions.artifacts import check_diagonal, load_tensors, save_tensors
-from functions.config import Config
 from functions.cost import Cost
 from functions.files import version
 from functions.pickles import save_tensor_dict
 from functions.published import wrapped_names
 from functions.randomness import keyed_generator
+from functions.schema import Config
 from functions.sweep import sweep
 from functions.tasks import Draw
 from runners.replay import fingerprint, own_samples

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from functions.artifacts import save_tensors
-from functions.config import Config
 from functions.cost import Cost
 from functions.errors import InputError
 from functions.fisher import ESTIMATORS
+from functions.schema import Config
 from runners.base import provenance
 from runners.passes import fixed_draws
 from runners.setup import Setup

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from functions.artifacts import check_diagonal, load_tensors, save_mask, save_tensors
-from functions.config import Config
 from functions.cost import Cost
 from functions.errors import InputError
 from functions.files import version
 from functions.saliency import gradient_score, top_share_mask
+from functions.schema import Config
 from runners.base import provenance
 from runners.passes import fixed_draws
 from runners.setup import Setup

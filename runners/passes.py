@@ -8,8 +8,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets import ordered
-from functions.config import Config, Fisher, Saliency
 from functions.randomness import keyed_generator
+from functions.schema import Config, Fisher, Saliency
 from functions.tasks import Draw
 from runners.setup import Setup
 

@@ -9,11 +9,11 @@ import torch
 
 from datasets import ImageSet
 from functions.checkpoint import load_meta
-from functions.config import Config
 from functions.contract import read_generation
 from functions.errors import InputError
 from functions.files import sha256_bytes
 from functions.sample_folders import find_samples
+from functions.schema import Config
 from runners.setup import Setup
 
 FOLDER = "class_samples"  # in the run folder, where sample.py --mode sample_classes writes it

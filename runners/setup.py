@@ -14,13 +14,13 @@ import datasets
 import models
 from datasets.split import by_class
 from functions import checkpoint
-from functions.config import Config, Sampling
 from functions.distributed import choose_device
 from functions.errors import InputError
 from functions.files import sha256_file
 from functions.meta import ENCODER, model_meta, run_meta
 from functions.randomness import key_seed
 from functions.samplers import generate
+from functions.schema import Config, Sampling
 from functions.tasks import Classification, Denoising, Task, denoising
 from models.classifiers import load_imagenet
 

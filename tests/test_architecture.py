@@ -50,17 +50,17 @@ def test_scripts_import_no_script_and_judges_no_runner():
 def test_names_for_argparse_agree_with_the_dicts_of_classes():
     import datasets
     import models
-    from functions import config
+    from functions import schema
     from functions.fisher import ESTIMATORS
     from runners import MODES
     from runners.forgetting import FORGET_LOSSES
 
-    assert tuple(MODES) == config.MODES
+    assert tuple(MODES) == schema.MODES
     assert all(MODES[name].mode == name for name in MODES)
-    assert tuple(datasets.DATASETS) == config.DATASETS
-    assert tuple(FORGET_LOSSES) == config.FORGET_LOSSES
-    assert tuple(ESTIMATORS) == config.ESTIMATORS
-    assert {m for s in (config.UNetModel, config.CNNModel, config.LibraryModel)
+    assert tuple(datasets.DATASETS) == schema.DATASETS
+    assert tuple(FORGET_LOSSES) == schema.FORGET_LOSSES
+    assert tuple(ESTIMATORS) == schema.ESTIMATORS
+    assert {m for s in (schema.UNetModel, schema.CNNModel, schema.LibraryModel)
             for m in s.model_fields["name"].annotation.__args__} == set(models.MODELS)  # fmt: skip
 
 

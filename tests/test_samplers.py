@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from functions import samplers
-from functions.config import Sampling
 from functions.errors import InputError
 from functions.randomness import keyed_generator
 from functions.schedules import linear_alpha_bar
+from functions.schema import Sampling
 from functions.tasks import Denoising
 from models import Pixels, UNet
 
