@@ -53,6 +53,9 @@ TRIALS = {
                                          ("5e-4", 100), ("1e-3", 100))],
 }  # fmt: skip
 
+# What the comparison runs: the trial that the rule in the README chose.
+CHOSEN = {"finetune": 4, "ga": 4, "sa": 4, "salun": 1, "sfron": 0}
+
 COLUMNS = [
     tables.Column("ua", "UA %", 1),
     tables.Column("prob", "prob", 3),
@@ -96,7 +99,9 @@ class Pieces:
         """The run of any row of the table."""
         if method == "pretrain":
             return self.pretrained(seed)
-        return self.retrained(label, seed) if method == "retrain" else self.unlearned(method, label, seed)
+        if method == "retrain":
+            return self.retrained(label, seed)
+        return self.unlearned(method, label, seed, settings=TRIALS[method][CHOSEN[method]])
 
     def unlearned(
         self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None

@@ -76,6 +76,8 @@ def script(monkeypatch):
 
 def test_the_comparison_from_nothing_to_its_table_in_pieces(script, capsys):
     """All methods on one case, every stage for real; the second call runs nothing, and a changed number is seen."""
+    for method, trials in script["TRIALS"].items():
+        trials[script["CHOSEN"][method]] = {"training.n_iters": 2}
     argv = ["--out", "cmp", "--per_class", "3", "--only_cases", "1"]
     script["main"]([*argv, "--methods", "pretrain", "sfron"])
     assert [r["labels"][1] for r in json.loads(Path("cmp/comparison.json").read_text())] == [
@@ -109,6 +111,31 @@ def test_tuning_gives_every_method_as_many_trials(script):
     assert set(trials) == set(script["TITLES"]) - {"pretrain", "retrain"}
     assert all(0 < s["training.n_iters"] <= 350 and "optim.lr" in s for t in trials.values() for s in t)
     assert script["VALIDATION"][1] not in {seed for _, seed in script["CASES"]}
+
+
+def test_the_chosen_trials_are_those_of_the_rule(script):
+    """Lowest mean of the two FIDs over the original's among UA, kept >= 95 %, else the largest min(UA, kept); from LOG.md."""
+    rows = re.findall(r"^\| (\*\*)?([\w -]+?)(?:\*\*)? \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| [\d.–]+ \| [\d–]+ \|",
+                      (ROOT / "LOG.md").read_text().split("**Tuning**")[1], re.M)  # fmt: skip
+    original = [
+        (float(fid), float(unguided)) for _, title, _, _, _, fid, unguided in rows if title == "original"
+    ][0]
+    assert len(rows) == 31
+    for method, chosen in script["CHOSEN"].items():
+        trials = [
+            (bool(bold), *map(float, numbers))
+            for bold, title, _, *numbers in rows
+            if title == script["TITLES"][method]
+        ]
+        good = [t for t in trials if t[1] >= 95 and t[2] >= 95]
+        best = (
+            min(good, key=lambda t: t[3] / original[0] + t[4] / original[1])
+            if good
+            else max(trials, key=lambda t: min(t[1:3]))
+        )
+        assert trials.index(best) == chosen and [t[0] for t in trials] == [i == chosen for i in range(6)], (
+            method
+        )
 
 
 def test_a_tuning_table_names_its_trials(script, monkeypatch):
