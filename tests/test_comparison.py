@@ -117,9 +117,9 @@ def test_the_chosen_trials_are_those_of_the_rule(script):
     """Lowest mean of the two FIDs over the original's among UA, kept >= 95 %, else the largest min(UA, kept); from LOG.md."""
     rows = re.findall(r"^\| (\*\*)?([\w -]+?)(?:\*\*)? \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| [\d.–]+ \| [\d–]+ \|",
                       (ROOT / "LOG.md").read_text().split("**Tuning**")[1], re.M)  # fmt: skip
-    original = [
+    (original,) = (
         (float(fid), float(unguided)) for _, title, _, _, _, fid, unguided in rows if title == "original"
-    ][0]
+    )
     assert len(rows) == 31
     for method, chosen in script["CHOSEN"].items():
         trials = [

@@ -370,17 +370,6 @@ def test_names_in_files_are_the_plain_models_under_data_parallel(monkeypatch):
     assert train.main([*command("ddpm", 4), "--resume", str(wrapped)]) == wrapped
 
 
-def test_descend_masks_before_it_clips():
-    """g = (3, 4), mask (1, 0), clip 1: masked (3, 0), clipped (1, 0). Clipped first it would be (0.6, 0)."""
-    from runners.base import Runner
-
-    w = torch.nn.Parameter(torch.zeros(2))
-    runner = Runner.__new__(Runner)
-    runner.names, runner.params, runner.optimizer = ("w",), (w,), torch.optim.SGD([w], lr=1.0)
-    runner.descend((w * torch.tensor([3.0, 4.0])).sum(), mask={"w": torch.tensor([1.0, 0.0])}, clip=1.0)
-    torch.testing.assert_close(w.detach(), torch.tensor([-1.0, 0.0]), rtol=1e-5, atol=0)
-
-
 def test_dropout_can_be_switched_off_while_unlearning():
     original = cases.pretrain("ddpm")
     off = ["--set", "unlearn.dropout=false", "--set", "training.log_freq=1"]
