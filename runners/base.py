@@ -243,13 +243,11 @@ class Runner:
 
     def origin(self) -> dict:
         """What must be equal for a run to be continued: everything that decides its numbers."""
+        kept = ("source", "mask", "data", "fisher", "replay")
         return {
+            "mode": self.mode,
             "config": config_hash(self.cfg),
-            **{
-                k: self.meta[k]
-                for k in ("mode", "source", "mask", "data", "fisher", "replay")
-                if k in self.meta
-            },
+            **{k: self.meta[k] for k in kept if k in self.meta},
         }
 
     def _restore(self, path: Path) -> int:
