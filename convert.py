@@ -19,8 +19,8 @@ Into a run folder: the weights have to fit the config's model exactly; no data a
 names are). The optimiser's state is left behind: unlearning starts with a fresh one, and --resume is refused.
 Back: raw weights, the state of the run's Adam (fresh where it has none), the step and, where there is one, the EMA."""
 
-# Equal to the config of no command: the optimiser and the data positions to go on from are not there.
-ORIGIN = {"config": "imported"}
+# The mode of no command: the optimiser and the data positions to go on from are not there.
+ORIGIN = {"mode": "import"}
 
 
 def parser() -> argparse.ArgumentParser:

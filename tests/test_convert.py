@@ -149,7 +149,7 @@ def test_an_imported_checkpoint_unlearns_as_the_original_does(run):
 
 def test_an_imported_checkpoint_cannot_be_resumed(run):
     again = import_(export(run))
-    with pytest.raises(InputError, match=f"--resume {again}: began with another config: imported"):
+    with pytest.raises(InputError, match=f"--resume {again}: began with another mode: import"):
         cases.pretrain("ddpm", "--resume", str(again))
 
 
