@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def load_fishers(folder: Path) -> tuple[dict, dict, dict]:
-    """F_f, F_r and their provenance. Raises InputError where they are not there, or do not belong together."""
+def load_fishers(folder: Path) -> tuple[dict, dict, dict, dict]:
+    """F_f, F_r and the provenance of each. Raises InputError where they are not there, or do not belong together."""
     from functions.artifacts import check_diagonal, check_shapes, load_tensors
 
     if not folder.is_dir():
@@ -65,7 +65,7 @@ def load_fishers(folder: Path) -> tuple[dict, dict, dict]:
     check_shapes(*({n: tuple(t.shape) for n, t in f.items()} for f in (fisher_r, fisher_f)), str(paths[1]))
     for path, fisher in zip(paths, (fisher_f, fisher_r)):
         check_diagonal(fisher, str(path))
-    return fisher_f, fisher_r, made_f
+    return fisher_f, fisher_r, made_f, made_r
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -75,23 +75,26 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if not 0 <= gamma < math.inf:
             raise InputError(f"--threshold {gamma}: wanted a number, 0 or more")
     from functions.artifacts import save_mask
+    from functions.cost import total
     from functions.saliency import kept_share, ratio_mask
 
     folder = Path(args.ckpt_folder)
-    fisher_f, fisher_r, made_f = load_fishers(folder)
+    fisher_f, fisher_r, made_f, made_r = load_fishers(folder)
     zero = made_f["zero_ratio_salient"] if args.zero_ratio_salient is None else args.zero_ratio_salient
-    written = []
+    cost, written = total([made_f["cost"], made_r["cost"]]), []
     for gamma in args.threshold:
         mask = ratio_mask(fisher_f, fisher_r, gamma, zero)
         share, groups = kept_share(mask)
         path = folder / f"fisher_{gamma}.safetensors"
         inherited = {k: made_f[k] for k in SAME if k in made_f}
         save_mask(
-            path, mask, {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share}
+            path,
+            mask,
+            {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share, "cost": cost},
         )
         print(f"gamma {gamma}: {share:.2%} of the weights are salient -> {path}")
-        for group, (kept, total) in groups.items():
-            print(f"  {group:<16} {kept / total:7.2%} of {total:>10,}")
+        for group, (kept, n) in groups.items():
+            print(f"  {group:<16} {kept / n:7.2%} of {n:>10,}")
         written.append(path)
     return written
 

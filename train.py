@@ -7,6 +7,7 @@ import sys
 
 from functions import config, schema
 from functions.cli import add_config_arguments, config_flags, run_main
+from functions.errors import InputError
 
 EPILOG = """the main job, on data that needs no download:
   python train.py --config digits_pretrain.yml --mode pretrain
@@ -21,27 +22,60 @@ baselines, from the same RUN:
   SA        sample.py --mode sample_classes, fim.py, then --config digits_sa.yml --mode sa
   the rest  --config digits_MODE.yml --mode MODE for finetune, ga, esd, erasediff
 
+classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stands for):
+  python train.py --mode pretrain --dataset cifar10 --arch resnet18 --lr 0.1 --epochs 182 --save_dir ORIGIN
+  python train.py --mode generate_mask --model_path ORIGIN --num_indexes_to_replace 4500 --save_dir MASKS
+  python train.py --unlearn RL --model_path ORIGIN --num_indexes_to_replace 4500 --unlearn_epochs 10 \\
+      --unlearn_lr 0.013 --mask_path MASKS/with_0.5.safetensors --save_dir SALUN
+  python train.py --unlearn retrain --model_path ORIGIN --num_indexes_to_replace 4500 --save_dir RETRAIN
+  python evaluate.py SALUN --retrain RETRAIN --original ORIGIN
+
 A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. The same command with --resume RUN
 continues it, on the CPU to the same bits."""
 
 FLAGS = ["label_to_forget", "ckpt_folder", "mask_path", "method", "unlearn_loss", "forget_alpha",
-         "decay_forget_alpha", "remain_alpha", "cond_scale", "seed"]  # fmt: skip
+         "decay_forget_alpha", "remain_alpha", "cond_scale", "seed", "dataset", "data_path", "arch", "save_dir",
+         "epochs", "batch_size", "lr", "momentum", "weight_decay", "decreasing_lr", "class_to_replace",
+         "num_indexes_to_replace", "forget_fraction", "forget_idx", "alpha", "no_l1_epochs", "bn_mode", "order",
+         "export"]  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--mode", required=True, choices=schema.MODES, help="what to do")
-    add_config_arguments(p)
-    p.add_argument(
-        "--ckpt_folder", metavar="RUN", help="the run folder whose newest checkpoint to start from"
+    modes = p.add_mutually_exclusive_group(required=True)
+    modes.add_argument(
+        "--mode", choices=schema.MODES, metavar="MODE", help="what to do: " + ", ".join(schema.MODES)
     )
+    modes.add_argument("--unlearn", choices=(*schema.MODES, *config.UNLEARN_ALIAS), metavar="METHOD",
+                       help=f"the same by its published name too: {', '.join(config.UNLEARN_ALIAS)}")  # fmt: skip
+    add_config_arguments(p, required=False)
+    p.add_argument("--resume", metavar="RUN", help="continue this run, given the command that began it")
+    _add_forget_arguments(p.add_argument_group("what to forget, and from what"))
+    _add_unlearning_arguments(p.add_argument_group("how to unlearn"))
+    _add_training_arguments(p.add_argument_group("training, mostly of classifiers"))
+    return p
+
+
+def _add_forget_arguments(p) -> None:
+    p.add_argument("--ckpt_folder", "--model_path", metavar="RUN",
+                   help="the run folder whose newest checkpoint to start from")  # fmt: skip
     p.add_argument("--label_to_forget", type=int, metavar="C", help="the class to forget, or to leave out")
+    p.add_argument("--class_to_replace", type=int, metavar="C", help="the same; -1: images of every class")
+    p.add_argument("--num_indexes_to_replace", type=int, metavar="N",
+                   help="forget N images, drawn with the seed from all classes or from the one above")  # fmt: skip
+    p.add_argument("--forget_fraction", type=float, metavar="Q", help="forget this share instead of a number")
+    p.add_argument("--forget_idx", metavar="FILE",
+                   help="forget these: a JSON list or .npy of indices into the training images")  # fmt: skip
+    p.add_argument("--save_dir", metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
+
+
+def _add_unlearning_arguments(p) -> None:
     p.add_argument(
         "--mask_path",
         metavar="FILE",
-        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask",
+        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask, or a published .pt",
     )
     p.add_argument(
         "--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum"
@@ -54,19 +88,67 @@ def parser() -> argparse.ArgumentParser:
         "--decay_forget_alpha", action=argparse.BooleanOptionalAction, help="cosine decay of that weight"
     )
     p.add_argument("--remain_alpha", type=float, help="weight of the remain loss")
+    p.add_argument("--alpha", type=float,
+                   help="l1_sparse: weight of the norm; iu: step; fisher_forget: scale of the noise")  # fmt: skip
+    p.add_argument(
+        "--no_l1_epochs", type=int, metavar="E", help="l1_sparse: the last E epochs without the norm"
+    )
+    p.add_argument("--order", choices=("paired", "split", "joint"),
+                   help="salun: a forget and a remain batch a step; a pass over each an epoch; both mixed")  # fmt: skip
+    p.add_argument(
+        "--bn_mode", choices=("update", "freeze", "recalibrate"), help="BatchNorm's running statistics"
+    )
     p.add_argument(
         "--cond_scale",
         type=float,
         help="generate_fisher, generate_mask: guidance w of the differentiated prediction",
     )
-    p.add_argument("--resume", metavar="RUN", help="continue this run, given the command that began it")
-    return p
+    p.add_argument("--export", action=argparse.BooleanOptionalAction,
+                   help="generate_mask: also with_<q>.pt, which the published classification scripts read")  # fmt: skip
+
+
+def _add_training_arguments(p) -> None:
+    p.add_argument("--dataset", choices=schema.DATASETS,
+                   help="without --config: its DATASET_classifier.yml (default: the model's, or cifar10)")  # fmt: skip
+    p.add_argument("--data_path", "--data", "--data_dir", metavar="DIR", help="where data sets are, or go")
+    p.add_argument("--arch", help="cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm")
+    p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
+    p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
+    p.add_argument("--batch_size", type=int)
+    p.add_argument("--momentum", type=float)
+    p.add_argument("--weight_decay", type=float)
+    p.add_argument(
+        "--decreasing_lr", type=epochs, metavar="E,E", help="divide the rate by ten from these epochs on"
+    )
+
+
+def epochs(text: str) -> list[int]:
+    """`91,136` -> [91, 136]"""
+    return [int(e) for e in text.split(",")]
+
+
+def config_name(args: argparse.Namespace) -> str:
+    """--config, or DATASET_classifier.yml: of --dataset, of the model to start from, or of CIFAR-10."""
+    if args.config is not None:
+        return args.config
+    if args.dataset is None and args.ckpt_folder is not None:
+        from functions.checkpoint import load_meta
+
+        meta = load_meta(args.ckpt_folder)
+        if meta["world"] != "classifier":
+            raise InputError(f"--config: missing; {args.ckpt_folder} is a {meta['world']} model")
+        args.dataset = meta["data"]["dataset"]
+    return f"{args.dataset or 'cifar10'}_classifier.yml"
 
 
 def main(argv: list[str] | None = None):
     """Returns the folder that was written."""
     args = parser().parse_args(argv)
-    cfg = config.load_config(args.config, args.mode, args.overlay, args.set, config_flags(args, FLAGS))
+    if args.unlearn is not None:
+        args.mode = config.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
+        print(f"--unlearn {args.unlearn} means --mode {args.mode}")
+    name = config_name(args)
+    cfg = config.load_config(name, args.mode, args.overlay, args.set, config_flags(args, FLAGS))
     if args.dry_run:
         print(config.dump_config(cfg))
 

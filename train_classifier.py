@@ -17,6 +17,8 @@ AUGMENT = {  # (random flips, random crops after padding by so many pixels): wha
     "cifar100": (True, 4),
     "svhn": (False, 4),
     "stl10": (True, 12),
+    "tinyimagenet": (True, 8),
+    "imagenet": (True, 0),
     "folder": (True, 0),
 }
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from datasets import digits, downloads, folder, shapes
-from datasets.facts import FACTS
+from datasets import digits, downloads, folder, imagenet, shapes
+from datasets.facts import FACTS, MOMENTS
 from datasets.folder import FolderImages
 from datasets.images import DataError, ImageSet, Stream, ordered
 
-__all__ = ["DATASETS", "DataError", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
+__all__ = [
+    "DATASETS",
+    "MOMENTS",
+    "DataError",
+    "FolderImages",
+    "ImageSet",
+    "Stream",
+    "describe",
+    "load",
+    "ordered",
+]
 
 SPLITS = ("train", "test")
 
@@ -20,6 +30,8 @@ DATASETS = {
     "svhn": downloads.svhn,
     "stl10": downloads.stl10,
     "folder": folder.load,
+    "tinyimagenet": imagenet.tinyimagenet,
+    "imagenet": imagenet.imagenet,
 }
 
 
@@ -28,8 +40,9 @@ def load(
 ) -> ImageSet | FolderImages:
     """The `train` or `test` part of a data set, on the CPU.
 
-    `path` is where downloads go, or the folder of `folder`; `image_size` makes every image that many pixels
-    square; `seed` chooses the images of `shapes` and nothing else. Raises DataError if any of these is wrong.
+    `path` is where downloads go, or the folder that holds the images (`folder`, `tinyimagenet`, `imagenet`);
+    `image_size` makes every image that many pixels square; `seed` chooses the images of `shapes` and nothing else.
+    Raises DataError if any of these is wrong.
     """
     if name not in DATASETS:
         raise DataError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
@@ -41,7 +54,7 @@ def load(
 def describe(
     name: str, path: str = "data", image_size: int | None = None
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """(C, H, W) and class names of a data set. Only those that `FACTS` does not know (cifar100, folder) are read."""
+    """(C, H, W) and class names of a data set. Those that `FACTS` does not know are loaded."""
     if name in FACTS:
         channels, side, classes = FACTS[name]
         return (channels, image_size or side, image_size or side), classes

@@ -104,12 +104,7 @@ def load(path: str, split: str, image_size: int | None, seed: int) -> FolderImag
     Without `image_size`, images of unequal size are refused. `seed` is not used.
     """
     root, classes = _layout(Path(path), split)
-    members = [_files(root / c) for c in classes]
-    files = tuple(str(f) for m in members for f in m)
-    labels = torch.repeat_interleave(torch.tensor([len(m) for m in members]))
-    empty = [c for c, m in zip(classes, members) if not m]
-    if empty and (split == "train" or not files):
-        raise DataError(f"{root / empty[0]}: no images in this class folder (data.path)")
+    files, labels = files_by_class(root, classes, may_lack=split == "test")
     mode, (width, height) = _header_of_all(files, image_size)
     if image_size is not None:
         width = height = image_size
@@ -125,17 +120,39 @@ def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
     if not (parts and set(parts) <= {"train", "val", "test"}):  # else `train` may be a class, beside `car`
         if split == "test":
             raise DataError(f"{path}: no test images; wanted {path}/train and {path}/test (data.path)")
-        return path, _classes(path)
+        return path, class_folders(path)
     if split not in parts:
         raise DataError(f"{path}: has no sub-folder {split!r}, only {', '.join(parts)} (data.path)")
-    classes = _classes(path / ("train" if "train" in parts else split))
-    unknown = set(_classes(path / split)) - set(classes)
-    if unknown:
-        raise DataError(f"{path / split / min(unknown)}: a class that {path / 'train'} does not have")
+    classes = class_folders(path / ("train" if "train" in parts else split))
+    check_known(path / split, classes)
     return path / split, classes
 
 
-def _classes(root: Path) -> tuple[str, ...]:
+def files_by_class(
+    root: Path, classes: tuple[str, ...], may_lack: bool = False
+) -> tuple[tuple[str, ...], Tensor]:
+    """The images below `root/<class>/`, in order, and their labels (N,).
+
+    Raises DataError naming a class folder without images; with `may_lack`, only if none has any.
+    """
+    listing = tqdm(classes, desc="listing images", disable=None, delay=2, leave=False)
+    members = [image_files(root / c) for c in listing]
+    files = tuple(str(f) for m in members for f in m)
+    empty = [c for c, m in zip(classes, members) if not m]
+    if empty and not (may_lack and files):
+        raise DataError(f"{root / empty[0]}: no images in this class folder (data.path)")
+    return files, torch.repeat_interleave(torch.tensor([len(m) for m in members]))
+
+
+def check_known(root: Path, classes: tuple[str, ...]) -> None:
+    """Raises DataError for a class folder of another part that the train part, which has `classes`, lacks."""
+    unknown = set(class_folders(root)) - set(classes)
+    if unknown:
+        raise DataError(f"{root / min(unknown)}: a class that {root.parent / 'train'} does not have")
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """The names of its sub-folders, sorted. Raises DataError if there are none."""
     names = _folders(root)
     if not names:
         raise DataError(f"{root}: no images; wanted {root}/<class>/<image>.png (data.path)")
@@ -146,7 +163,7 @@ def _folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted((e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."), key=_natural))
 
 
-def _files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
     return sorted(files, key=lambda f: (str(f.parent), _natural(f.stem)))
 

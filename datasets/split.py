@@ -2,6 +2,7 @@
 
 Each returns two sorted, disjoint LongTensors of indices into `labels`: (forget, remain) or (train, val).
 Their union is everything, or `within`: a subset such as the indices that the original model was trained on.
+`select` is the one that configs use. Messages name the keys of the config section `forget`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,29 @@ from datasets.images import DataError, keyed_generator
 Classes = int | Sequence[str]  # their number, or their names
 
 
+def select(
+    labels: Tensor, classes: Classes, name: str, seed: int, within: Tensor | None = None, label: int | None = None,
+    count: int | None = None, fraction: float | None = None, index_file: str | Path | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(forget, remain) of the data set `name` by whichever is given: `index_file` alone, or `count`, or `fraction`, or
+    `label` alone; `label` beside `count` or `fraction` draws from that class. Raises DataError for anything else.
+    """
+    given = {"label": label, "count": count, "fraction": fraction, "index_file": index_file}
+    chosen = frozenset(key for key, value in given.items() if value is not None)
+    ways = {
+        frozenset({"label"}): lambda: by_class(labels, label, classes, name, within),
+        frozenset({"index_file"}): lambda: by_index_file(index_file, len(labels), within, name),
+        frozenset({"count"}): lambda: by_count(labels, count, seed, label, classes, name, within),
+        frozenset({"fraction"}): lambda: by_fraction(labels, fraction, seed, label, classes, name, within),
+    }
+    way = chosen - {"label"} or chosen
+    if way not in ways or (label is not None and way == {"index_file"}):
+        got = " and ".join(f"forget.{key}" for key in given if key in chosen) or "none of them"
+        raise DataError(f"what to forget: got {got}; wanted forget.index_file alone, or one of forget.label, "
+                        "forget.count and forget.fraction, or forget.label with one of the last two")  # fmt: skip
+    return ways[way]()
+
+
 def by_class(
     labels: Tensor, label: int, classes: Classes, name: str = "the data set", within: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -36,9 +60,8 @@ def by_count(
     pool, candidates = _candidates(labels, label, classes, name, within)
     if not 0 < n <= len(candidates):
         source = name if label is None else f"class {label} of {name}"
-        raise DataError(f"number to forget: {n} is not in 1..{len(candidates)}, the examples of {source}")
-    order = torch.randperm(len(candidates), generator=keyed_generator(seed, "forget"))
-    return _cut(candidates[order[:n]], pool, f"number to forget {n}")
+        raise DataError(f"forget.count: {n} is not in 1..{len(candidates)}, the examples of {source}")
+    return _draw(candidates, n, seed, pool, f"forget.count {n}")
 
 
 def by_fraction(
@@ -47,24 +70,36 @@ def by_fraction(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`by_count` with n = round(fraction * N), N the number of examples, of class `label` if given."""
     if not 0 < fraction <= 1:
-        raise DataError(f"fraction to forget: {fraction} is not in (0, 1]")
-    available = len(_candidates(labels, label, classes, name, within)[1])
-    n = round(fraction * available)
+        raise DataError(f"forget.fraction: {fraction} is not in (0, 1]")
+    pool, candidates = _candidates(labels, label, classes, name, within)
+    n = round(fraction * len(candidates))
     if n == 0:
-        raise DataError(f"fraction to forget: {fraction} of {available} examples is none")
-    return by_count(labels, n, seed, label, classes, name, within)
+        raise DataError(f"forget.fraction: {fraction} of {len(candidates)} examples is none")
+    return _draw(candidates, n, seed, pool, f"forget.fraction {fraction}")
 
 
-def by_index_file(path: str | Path, n: int, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Forget the indices listed in a file (see `load_indices`) of a data set of n examples."""
-    indices, pool = load_indices(path), _pool(n, within)
+def by_index_file(
+    path: str | Path, n: int, within: Tensor | None = None, name: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Forget the indices listed in a file (see `load_indices`) of a data set of n examples called `name`.
+
+    Raises DataError where the file, or `<stem>.source.json` beside it, says that they are those of another data set,
+    for an index out of range, outside `within` or listed twice, and where nothing would remain.
+    """
+    indices, sources = _read(Path(path))
+    for source in sources:
+        for key, wanted in (("dataset", name), ("n", n)):
+            if wanted is not None and source.get(key, wanted) != wanted:
+                raise DataError(f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} "
+                                "(forget.index_file)")  # fmt: skip
+    pool = _pool(n, within)
     for wrong, why in (
         (indices[(indices < 0) | (indices >= n)], f"is not in 0..{n - 1}, the examples of the data set"),
         (indices[~torch.isin(indices, pool)], "is not among the examples the model was trained on"),
         (indices[1:][indices[1:] == indices[:-1]], "is listed more than once"),
     ):
         if len(wrong):
-            raise DataError(f"{path}: index {int(wrong[0])} {why}")
+            raise DataError(f"{path}: index {int(wrong[0])} {why} (forget.index_file)")
     return _cut(indices, pool, str(path))
 
 
@@ -88,28 +123,71 @@ def train_val_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return _complement(torch.arange(len(labels)), val), val.sort().values
 
 
-def save_indices(path: str | Path, indices: Tensor) -> None:
-    """A JSON list of integers, written whole or not at all."""
+def save_indices(path: str | Path, indices: Tensor, source: dict | None = None) -> None:
+    """A JSON list of integers, written whole or not at all.
+
+    `source` = {"dataset": name, "split": "train", "n": N} goes to `<stem>.source.json` beside it: the list itself stays
+    in the format that others read.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(indices.tolist()) + "\n")
-    os.replace(part, path)
+    _sidecar(path).unlink(missing_ok=True)  # it would speak of the list before
+    _write_json(path, indices.tolist())
+    if source is not None:
+        _write_json(_sidecar(path), source)
 
 
 def load_indices(path: str | Path) -> Tensor:
-    """Sorted LongTensor of a JSON list of integers or a one-dimensional integer .npy file."""
-    path = Path(path)
+    """Sorted LongTensor of a JSON list of integers, of a JSON object {"dataset": name, "indices": list}, or of a
+    one-dimensional integer .npy file."""
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[Tensor, list[dict]]:
+    """The indices, and what is said of their data set, in the file itself or beside it."""
     if not path.is_file():
-        raise DataError(f"{path}: no such index file")
+        raise DataError(f"{path}: no such index file (forget.index_file)")
     try:
         loaded = np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text())
+        sources = []
+        if isinstance(loaded, dict) and {"dataset", "indices"} <= set(loaded):
+            sources.append({key: value for key, value in loaded.items() if key != "indices"})
+            loaded = loaded["indices"]
         array = np.asarray(loaded)
     except (ValueError, EOFError) as error:  # broken JSON, broken or pickled .npy, lists of unequal lengths
         raise DataError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise DataError(f"{path}: wanted a list of integers that is not empty")
-    return torch.from_numpy(array.astype(np.int64)).sort().values
+        raise DataError(f"{path}: wanted a list of integers that is not empty, or an object with it as `indices` "
+                        "beside `dataset`")  # fmt: skip
+    if _sidecar(path).is_file():
+        sources.append(_read_source(_sidecar(path)))
+    return torch.from_numpy(array.astype(np.int64)).sort().values, sources
+
+
+def _read_source(path: Path) -> dict:
+    try:
+        source = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(source, dict):
+        raise DataError(f'{path}: wanted an object such as {{"dataset": "cifar10", "n": 50000}}')
+    return source
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.source.json")
+
+
+def _write_json(path: Path, value: object) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value) + "\n")
+    os.replace(part, path)
+
+
+def _called(source: dict) -> str:
+    """`cifar10 (50000 examples)`, as far as it is known."""
+    name, n = source.get("dataset") or "a data set", source.get("n")
+    return name if n is None else f"{name} ({n} examples)"
 
 
 def _pool(n: int, within: Tensor | None) -> Tensor:
@@ -131,6 +209,11 @@ def _candidates(
     if len(found) == 0:
         raise DataError(f"label_to_forget: class {label} of {name} has no examples to forget")
     return pool, found
+
+
+def _draw(candidates: Tensor, n: int, seed: int, pool: Tensor, setting: str) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(candidates), generator=keyed_generator(seed, "forget"))
+    return _cut(candidates[order[:n]], pool, setting)
 
 
 def _cut(chosen: Tensor, pool: Tensor, setting: str) -> tuple[Tensor, Tensor]:

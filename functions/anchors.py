@@ -36,3 +36,19 @@ class Anchor:
     def penalty(self) -> Tensor:
         """() >= 0, differentiable in the weights."""
         return _Penalty.apply(self.roots, self.anchors, *self.params)
+
+
+def soft_threshold(params: Sequence[Tensor], anchors: Sequence[Tensor], share: float) -> Tensor:
+    """theta = theta_0 + sign(d) max(|d| - tau, 0), d = theta - theta_0, in place; returns tau, the k-th smallest |d|.
+
+    k = int(share N) over all N weights together; nothing moves for k = 0. Needs a copy of all d.
+    """
+    moved = torch._foreach_sub(params, anchors)
+    sizes = torch.cat([d.abs().flatten() for d in moved])
+    k = int(share * len(sizes))
+    if k == 0:
+        return sizes.new_zeros(())
+    tau = sizes.kthvalue(k).values
+    for p, anchor, d in zip(params, anchors, moved):
+        p.copy_(anchor + d.sign() * (d.abs() - tau).clamp(min=0))
+    return tau

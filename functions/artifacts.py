@@ -6,8 +6,11 @@ threshold, kept share, names and shapes. A stage refuses what was made for anoth
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -33,16 +36,33 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict)
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
     """(tensors, provenance). Raises InputError where the file is missing, cut in half or not ours."""
+    with _opened(path) as (file, provenance):
+        return {name: file.get_tensor(name) for name in file.keys()}, provenance  # noqa: SIM118
+
+
+def read_provenance(path: Path | str) -> dict:
+    """The provenance alone; empty for a foreign mask. Raises InputError as `load_tensors` does."""
+    if _is_foreign(path):
+        return {}
+    with _opened(path) as (_, provenance):
+        return provenance
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[safe_open, dict]]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            provenance = json.loads((file.metadata() or {})["provenance"])
-            return {name: file.get_tensor(name) for name in file.keys()}, provenance  # noqa: SIM118
+            yield file, json.loads((file.metadata() or {})["provenance"])
     except SafetensorError as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
     except (KeyError, json.JSONDecodeError):
         raise InputError(f"{path}: carries no provenance: not written by this toolkit") from None
+
+
+def _is_foreign(path: Path | str) -> bool:
+    return Path(path).suffix in (".pt", ".pth")
 
 
 def save_mask(path: Path | str, mask: Mask, provenance: dict) -> None:
@@ -57,7 +77,7 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     Raises InputError where its names and shapes are not `shapes`, or its provenance is not `wanted` (see
     `check_provenance`); None leaves that check out.
     """
-    foreign = Path(path).suffix in (".pt", ".pth")
+    foreign = _is_foreign(path)
     if foreign:
         mask = _foreign_mask(path, shapes)
     else:
@@ -73,6 +93,17 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     if foreign:
         print(f"mask {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
     return mask
+
+
+def export_mask_pt(path: Path | str, mask: Mask, device: torch.device | str = "cpu") -> None:
+    """A `.pt` for the published scripts: dict of 0/1 uint8 tensors by name, an eighth of their int64. Atomic.
+
+    Not bool, because they compute `1 - m`. They multiply by what they load without moving it, and torch loads a tensor
+    to where it was saved: for their runs on a GPU save with `device="cuda:0"`, as their own generate_mask.py does.
+    """
+    buffer = io.BytesIO()
+    torch.save({name: m.to(device=device, dtype=torch.uint8) for name, m in mask.items()}, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Tensor]:
@@ -137,14 +168,41 @@ def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
 
 
 def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:
-    """Raises InputError where a mask or Fisher was made for another data set, class or checkpoint than `wanted`."""
+    """Raises InputError where a mask or Fisher was made for another data set, forget set or checkpoint than `wanted`.
+
+    `forget` is {"dataset", "label"} and, in newer files, the selection's "name" and "indices", the SHA-256 of its
+    sorted indices. What one side lacks is not compared; a file without a name is of a whole class.
+    """
     made, asked = found["forget"], wanted["forget"]
     if made["dataset"] != asked["dataset"]:
         raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
                          "(data.dataset)")  # fmt: skip
-    if made["label"] != asked["label"]:
+    if made["label"] != asked["label"] and _whole_class(made) and _whole_class(asked):
         raise InputError(f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
                          "(--label_to_forget)")  # fmt: skip
     if found["checkpoint"] != wanted["checkpoint"]:
         raise InputError(f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
                          f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
+    if _selection(made) != _selection(asked) or _differ(made, asked, "indices"):
+        raise InputError(f"{what} {path}: made for forget set {_described(made)}, this run forgets "
+                         f"{_described(asked)} (--num_indexes_to_replace, --forget_idx, --seed)")  # fmt: skip
+
+
+def _whole_class(forget: dict) -> bool:
+    return _selection(forget)[0] == str(forget["label"])
+
+
+def _selection(forget: dict) -> tuple[str, object]:
+    """(name, label) of a forget set, its name the class where the file is older than names."""
+    name = forget.get("name")
+    return str(forget["label"]) if name is None else name, forget["label"]
+
+
+def _differ(made: dict, asked: dict, key: str) -> bool:
+    return None not in (made.get(key), asked.get(key)) and made[key] != asked[key]
+
+
+def _described(forget: dict) -> str:
+    """`random4500_s2 (4f2a91c3b07d)`: the name and, where there is one, the start of the indices' hash."""
+    indices = forget.get("indices")
+    return _selection(forget)[0] + (f" ({indices[:12]})" if indices else "")

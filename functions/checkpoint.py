@@ -23,6 +23,7 @@ from functions.files import read_json, sha256_bytes, sha256_file, write_atomic, 
 
 WRAPPERS = ("module.", "_orig_mod.")
 FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+INDICES = "indices.safetensors"
 
 
 def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -36,11 +37,18 @@ def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(
-    run: Path | str, step: int, weights: dict[str, dict[str, Tensor]], state: dict, meta: dict, keep: int
+    run: Path | str,
+    step: int,
+    weights: dict[str, dict[str, Tensor]],
+    state: dict,
+    meta: dict,
+    keep: int,
+    indices: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write snapshot `step` of a run, point `latest` at it, and delete older ones beyond the newest `keep`.
 
-    `weights` maps `raw` and, where there is one, `ema` to state dicts. The weights' hashes are added to `meta`.
+    `weights` maps `raw` and, where there is one, `ema` to state dicts; `indices` are those of `load_indices`. The
+    files' hashes are added to `meta`.
     """
     ckpts = Path(run) / "ckpts"
     final, temporary = ckpts / f"step_{step:07d}", ckpts / f".step_{step:07d}.partial"
@@ -52,6 +60,10 @@ def save(
             data = safetensors.torch.save({k: v.contiguous() for k, v in plain_names(tensors).items()})
             write_atomic(temporary / FILES[kind], data)
             hashes[FILES[kind]] = sha256_bytes(data)
+        if indices is not None:
+            data = safetensors.torch.save(indices)
+            write_atomic(temporary / INDICES, data)
+            hashes[INDICES] = sha256_bytes(data)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(temporary / "state.pt", buffer.getvalue())
@@ -141,6 +153,20 @@ def load_state(folder: Path | str) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def load_indices(folder: Path | str) -> dict[str, Tensor] | None:
+    """The data of the run, sorted int64 indices into the training part of its data set; None: all of it, an older file.
+
+    `remain`, what it trained on last; `forget`, what it forgot or was never shown, absent where nothing; `val`, what
+    was set aside for validation, may be empty. A model that unlearns next may forget of `remain`, and of nothing else.
+    """
+    path = resolve(folder) / INDICES
+    wanted = load_meta(folder)["files"].get(INDICES)
+    if wanted is None:
+        return None
+    check_hash(path, wanted)
+    return safetensors.torch.load_file(path)
 
 
 def check_hash(path: Path, wanted: str) -> None:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config, --overlay, --set, --seed, --dry_run and --debug."""
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="a path, or the name of a file in configs/"
+        "--config", required=required, metavar="FILE", help="a path, or the name of a file in configs/"
     )
     parser.add_argument("--overlay", action="append", metavar="FILE",
                         help="settings on top, e.g. as_published.yml; repeatable")  # fmt: skip

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from functions.errors import InputError, nearest
-from functions.schema import RL_ALIAS, Config, Section, Unlearn
+from functions.schema import CIFAR_ARCHS, RESNETS, RL_ALIAS, Config, Section, Unlearn
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
@@ -25,24 +25,57 @@ UNLEARNING = ("optim", "training", "unlearn", "forget", "ckpt_folder")
 # The sections that a mode reads, beyond those that every config has.
 NEEDS = {
     "pretrain": ("model", "optim", "training"),
-    "retrain": ("model", "optim", "training", "forget"),
-    "finetune": ("optim", "training", "forget", "ckpt_folder"),
+    "retrain": ("optim", "training", "forget"),
+    "finetune": UNLEARNING,
     "ga": UNLEARNING,
     "sfron": UNLEARNING,
     "salun": UNLEARNING,
     "sa": (*UNLEARNING, "sa"),
     "esd": (*UNLEARNING, "esd"),
     "erasediff": (*UNLEARNING, "erasediff"),
+    "neggrad": UNLEARNING,
+    "l1_sparse": (*UNLEARNING, "l1"),
+    "salun_soft": (*UNLEARNING, "salun_soft"),
+    "scrub": (*UNLEARNING, "scrub"),
+    "bad_teacher": (*UNLEARNING, "bad_teacher"),
+    "boundary_expand": UNLEARNING,
+    "boundary_shrink": (*UNLEARNING, "boundary"),
+    "iu": (*UNLEARNING, "iu"),
+    "fisher_forget": (*UNLEARNING, "fisher_forget", "fisher"),
     "generate_fisher": ("fisher", "forget", "ckpt_folder"),
     "generate_mask": ("saliency", "forget", "ckpt_folder"),
     "fim": ("fim", "ckpt_folder"),
     "sample": ("sampling", "ckpt_folder"),
 }
-FLAG_OF = {"forget": "--label_to_forget", "ckpt_folder": "--ckpt_folder"}
+OPTIONAL = {
+    "retrain": ("model", "ckpt_folder")
+}  # an original's architecture and split; elsewhere: what it must have
+FLAG_OF = {
+    "forget": "--label_to_forget, --num_indexes_to_replace, --forget_fraction or --forget_idx",
+    "ckpt_folder": "--ckpt_folder",
+}
 
 # Flags of the published commands: short for --set of these keys.
 FLAGS = {
     "label_to_forget": "forget.label",
+    "class_to_replace": "forget.label",
+    "num_indexes_to_replace": "forget.count",
+    "forget_fraction": "forget.fraction",
+    "forget_idx": "forget.index_file",
+    "dataset": "data.dataset",
+    "data_path": "data.path",
+    "arch": "model",
+    "save_dir": "save_dir",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "optim.lr",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
+    "decreasing_lr": "optim.decreasing_lr",
+    "no_l1_epochs": "l1.no_l1_epochs",
+    "bn_mode": "unlearn.bn_mode",
+    "order": "unlearn.order",
+    "export": "saliency.export",
     "ckpt_folder": "ckpt_folder",
     "mask_path": "unlearn.mask_path",
     "method": "unlearn.method",
@@ -60,18 +93,28 @@ FLAGS = {
     "weights": "sampling.weights",
     "minmax": "sampling.minmax",
 }
-# The keys of `unlearn` that a mode reads; sfron reads all but `clip_first`, and modes without it need no section.
-MASKED = ("mask_path", "mask_mode", "clip_first", "dropout")
+# The keys of `unlearn` that a mode reads; sfron reads nearly all, and modes without it need no section.
+MASKED = ("mask_path", "mask_mode", "clip_first", "dropout", "bn_mode")
+SALUN = (*MASKED, "order", "loss", "lambd", "forget_alpha", "decay_forget_alpha", "remain_alpha")
 READS = {
-    "finetune": ("dropout",),
     "ga": (*MASKED, "forget_alpha", "decay_forget_alpha", "forget_clip"),
-    "salun": (*MASKED, "loss", "lambd", "forget_alpha", "decay_forget_alpha", "remain_alpha"),
-    **dict.fromkeys(("sa", "esd", "erasediff"), MASKED),
-    "sfron": tuple(k for k in Unlearn.model_fields if k != "clip_first"),
-}
-# --cond_scale, by mode
+    "neggrad": (*MASKED, "forget_alpha", "decay_forget_alpha", "remain_alpha"),
+    **dict.fromkeys(("salun", "salun_soft"), SALUN),
+    **dict.fromkeys(("finetune", "sa", "esd", "erasediff", "l1_sparse", "scrub", "bad_teacher", "boundary_expand",
+                     "boundary_shrink"), MASKED),
+    **dict.fromkeys(("iu", "fisher_forget"), ("mask_path",)),
+    "sfron": tuple(k for k in Unlearn.model_fields if k not in ("clip_first", "order")),
+}  # fmt: skip
+# Flags whose key depends on the mode
 COND_SCALE = {"generate_fisher": "fisher.guidance", "generate_mask": "saliency.guidance",
               "sample": "sampling.cond_scale"}  # fmt: skip
+ALPHA = {"l1_sparse": "l1.weight", "iu": "iu.step", "fisher_forget": "fisher_forget.alpha"}
+# The published names of --unlearn
+UNLEARN_ALIAS = {"RL": "salun", "FT": "finetune", "GA": "ga", "FT_l1": "l1_sparse", "FT_prune": "l1_sparse",
+                 "wfisher": "iu", "fisher_new": "fisher_forget", "RL_proximal": "salun_soft",
+                 "boundary_expanding": "boundary_expand"}  # fmt: skip
+# Two keys that say one thing: the one that was set last counts.
+ALTERNATIVES = {("training", "n_iters"): "epochs", ("training", "epochs"): "n_iters"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,7 +167,11 @@ class Layers:
         for key, value in tree.items():
             path = (*prefix, str(key))
             self.sources[path] = source
+            if (other := ALTERNATIVES.get(path[-2:], key)) not in tree:
+                self.node(prefix).pop(other, None)
             if isinstance(value, dict):
+                if key == "model" and "name" in value:  # another model has other keys
+                    self.node(prefix).pop(key, None)
                 self.node(path)  # an empty section is a section, all defaults
                 self.merge(value, source, path)
             else:
@@ -141,6 +188,23 @@ class Layers:
                 node[key] = {}
             node = node[key]
         return node
+
+    def promote(self, mode: str) -> None:
+        """Put the block `modes.<mode>` on top of the rest, and drop the blocks of the other modes."""
+        blocks = self.values.pop("modes", None)
+        if blocks is None:
+            return
+        where = self.sources[("modes",)]
+        for name in blocks:
+            if name not in NEEDS:
+                raise InputError(
+                    f"{self.source(('modes', name))}: modes.{name}: no such mode{nearest(name, NEEDS)}"
+                )
+        if mode not in blocks:
+            raise InputError(f"{where}: modes.{mode}: missing; there are blocks for {', '.join(blocks)}")
+        inside = {p[2:]: source for p, source in self.sources.items() if p[:2] == ("modes", mode)}
+        self.merge(blocks[mode] or {}, where)
+        self.sources.update({path: source for path, source in inside.items() if path})
 
     def source(self, path: tuple[str, ...]) -> str:
         """The setter of a key, or of the nearest section above it."""
@@ -191,18 +255,32 @@ def apply_setting(layers: Layers, setting: str) -> None:
 
 def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
     """Flags that were given (not None) under their published names; `rl` becomes the name of what it does here."""
-    keys = {**FLAGS, **({"cond_scale": COND_SCALE[mode]} if mode in COND_SCALE else {})}
+    of_mode = {"cond_scale": COND_SCALE.get(mode), "alpha": ALPHA.get(mode)}
+    keys = {**FLAGS, **{flag: key for flag, key in of_mode.items() if key}}
+    sections = (*NEEDS[mode], *OPTIONAL.get(mode, ("model",)), "seeds", "data", "save_dir")
     for flag, value in flags.items():
-        if value is None:
+        if value is None or (flag == "class_to_replace" and value == -1):  # published: images of every class
             continue
-        unread = flag not in keys or keys[flag].split(".")[0] not in (*NEEDS[mode], "seeds")
-        if unread:
+        if flag not in keys or keys[flag].split(".")[0] not in sections:
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
+        if flag == "arch":
+            value = _model_of(value, layers)
         if flag == "unlearn_loss" and value == "rl":
             world = layers.values.get("world")
             value = RL_ALIAS.get(world, value) if isinstance(world, str) else value
             print(f"--unlearn_loss rl means {value!r} for world {world!r}")
         layers.merge(_nested(keys[flag], value), f"--{flag} {value}")
+
+
+def _model_of(arch: str, layers: Layers) -> dict:
+    """The `model` section of an architecture's name, in place of the config's: ours, torchvision's or timm's."""
+    section = layers.values.pop("model", None)
+    large = isinstance(section, dict) and section.get("name") == "torchvision"
+    if arch == "cnn":
+        return {"name": "cnn"}
+    if arch in RESNETS and (large or arch not in CIFAR_ARCHS):
+        return {"name": "torchvision", "arch": arch}
+    return {"name": "cifar" if arch in CIFAR_ARCHS else "timm", "arch": arch}
 
 
 def _nested(key: str, value: object) -> dict:
@@ -215,12 +293,14 @@ def load_config(
     name: str, mode: str, overlays=(), settings=(), flags: dict[str, object] | None = None
 ) -> Config:
     """The checked config of a run: file over base, then overlays, `--set`, flags. Raises InputError with one line."""
-    layers = read_layers(name)
+    layers, flags = read_layers(name), dict(flags or {})
+    layers.promote(mode)
+    apply_flags(layers, {"arch": flags.pop("arch", None)}, mode)  # first: --set may say more about that model
     for overlay in overlays or ():
         apply_overlay(layers, overlay, mode)
     for setting in settings or ():
         apply_setting(layers, setting)
-    apply_flags(layers, flags or {}, mode)
+    apply_flags(layers, flags, mode)
     cfg = validate(layers)
     for section in NEEDS[mode]:
         if getattr(cfg, section) is None:
@@ -231,10 +311,12 @@ def load_config(
 
 
 def resolved_hash(words: Sequence[str]) -> str | None:
-    """SHA-256 of what the `--config` and `--set` of a command line come to; None where it names no config."""
+    """SHA-256 of what `--config`, `--mode` and `--set` come to; None where a command names no config."""
     if "--config" not in words:
         return None
     layers = read_layers(words[words.index("--config") + 1])
+    if "--mode" in words:
+        layers.promote(words[words.index("--mode") + 1])
     for flag, value in itertools.pairwise(words):
         if flag == "--set":
             apply_setting(layers, value)
@@ -247,7 +329,7 @@ def validate(layers: Layers) -> Config:
         return Config.model_validate(layers.values)
     except ValidationError as error:
         problem = error.errors()[0]
-    loc = tuple(str(p) for p in problem["loc"] if p not in ("unet", "cnn", "torchvision", "timm"))
+    loc = tuple(str(p) for p in problem["loc"] if p not in ("unet", "cnn", "cifar", "torchvision", "timm"))
     where, key = layers.source(loc), ".".join(loc)
     if problem["type"] == "extra_forbidden":
         raise InputError(f"{where}: {key}: unknown key{nearest(loc[-1], _keys_at(problem['loc'][:-1]))}")
@@ -289,6 +371,14 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
             raise InputError(
                 f"{layers.source(('unlearn', key))}: unlearn.{key}: has no meaning in mode {mode}"
             )
+    _check_lengths(cfg, layers)
+    _check_forget(cfg, mode, layers)
+    if mode == "retrain" and cfg.model is None and cfg.ckpt_folder is None:
+        raise InputError(f"{layers.sources[()]}: model: missing, and mode retrain needs it, or an original whose "
+                         "architecture and split to take (--ckpt_folder)")  # fmt: skip
+    if mode.startswith("boundary") and cfg.world != "classifier":
+        raise InputError(f"{layers.source(('world',))}: world: mode {mode} moves decision boundaries, which only a "
+                         "classifier has")  # fmt: skip
     if mode == "pretrain" and cfg.forget is not None:
         raise InputError(
             f"{layers.source(('forget',))}: forget: pretrain learns every class; retrain leaves one out"
@@ -297,16 +387,16 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
         raise InputError(
             f"{layers.source(('model', 'name'))}: model.name: {cfg.model.name} is no {cfg.world} model"
         )
-    if mode in ("sfron", "salun") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
+    if mode in ("sfron", "salun", "salun_soft") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
         raise InputError(f"{layers.source(('unlearn', 'loss'))}: unlearn.loss: match needs a label-conditional "
                          "model; a classifier has `relabel`")  # fmt: skip
     u = cfg.unlearn
+    if mode in ("salun", "salun_soft") and u.order == "joint" and u.loss != "relabel":
+        raise InputError(f"{layers.source(('unlearn', 'order'))}: unlearn.order: joint gives forget images wrong "
+                         f"labels, so unlearn.loss must be relabel; it is {u.loss}")  # fmt: skip
     if mode == "sfron" and u.method == "joint" and (u.forget_every, u.remain_per_forget) != (1, 1):
         raise InputError(f"{layers.source(('unlearn', 'method'))}: unlearn.method: joint is one step on the sum; "
                          "forget_every and remain_per_forget must be 1")  # fmt: skip
-    if mode == "sfron" and u.mask_mode == "strict":
-        raise InputError(f"{layers.source(('unlearn', 'mask_mode'))}: unlearn.mask_mode: strict has no meaning in mode "
-                         "sfron, whose remain steps move all weights by design")  # fmt: skip
     for section in {"generate_fisher": ["fisher"], "generate_mask": ["saliency"]}.get(mode, []):
         pass_over = getattr(cfg, section)
         if cfg.world == "classifier" and (pass_over.guidance or pass_over.draws > 1):
@@ -327,6 +417,39 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
                          f"this is {cfg.fisher.estimator}")  # fmt: skip
 
 
+def _check_lengths(cfg: Config, layers: Layers) -> None:
+    t, o = cfg.training, cfg.optim
+    if t and t.n_iters is None and t.epochs is None:
+        raise InputError(
+            f"{layers.source(('training',))}: training.n_iters: missing; wanted it or training.epochs"
+        )
+    if t and t.bf16 and cfg.world == "ddpm":
+        raise InputError(f"{layers.source(('training', 'bf16'))}: training.bf16: is for classifiers")
+    if o and (o.lr_schedule == "steps") != bool(o.decreasing_lr):
+        raise InputError(f"{layers.source(('optim', 'decreasing_lr'))}: optim.decreasing_lr: epochs belong to "
+                         f"lr_schedule steps, and it to them; lr_schedule is {o.lr_schedule}")  # fmt: skip
+
+
+def _check_forget(cfg: Config, mode: str, layers: Layers) -> None:
+    f = cfg.forget
+    if f is None:
+        return
+    given = [k for k in ("label", "count", "fraction", "index_file") if getattr(f, k) is not None]
+    if given not in (
+        ["label"],
+        ["count"],
+        ["fraction"],
+        ["label", "count"],
+        ["label", "fraction"],
+        ["index_file"],
+    ):
+        raise InputError(f"{layers.source(('forget',))}: forget: got {' and '.join(given) or 'nothing'}; wanted "
+                         "a label, a count or a fraction (of all or of one label), or an index_file")  # fmt: skip
+    if mode == "sa" and f.label is None and cfg.sa.replay == "samples":
+        raise InputError(f"{layers.source(('forget',))}: forget: sa replays samples of the other classes; wanted a "
+                         "label, or sa.replay remain")  # fmt: skip
+
+
 def dump_config(cfg: Config) -> str:
     """The resolved config as YAML that `--config` reads again."""
     return yaml.safe_dump(cfg.model_dump(), sort_keys=False)
@@ -339,8 +462,15 @@ def config_hash(cfg: Config) -> str:
     """
     free = {"log_freq", "snapshot_freq", "keep"}
     cosine = cfg.optim is not None and cfg.optim.lr_schedule == "cosine"
-    if not cosine and not (cfg.unlearn and cfg.unlearn.decay_forget_alpha):
-        free.add("n_iters")
-    exclude = {"results": True, "device": True, "training": free, "data": {"n_workers", "path"}}
+    scheduled = cosine or (cfg.unlearn and cfg.unlearn.decay_forget_alpha) or cfg.l1 or cfg.salun_soft
+    if not scheduled:
+        free |= {"n_iters", "epochs"}
+    exclude = {
+        "results": True,
+        "save_dir": True,
+        "device": True,
+        "training": free,
+        "data": {"n_workers", "path"},
+    }
     tree = json.dumps(cfg.model_dump(exclude=exclude), sort_keys=True)
     return hashlib.sha256(tree.encode()).hexdigest()

@@ -30,6 +30,12 @@ class Cost:
 
         model.register_forward_pre_hook(count)
 
+    def passed(self, n: int) -> None:
+        """n images went forward and backward past the models that are watched."""
+        if self._started is not None:
+            self.forward += n
+            self.backward += n
+
     def start(self) -> None:
         self._started = time.perf_counter()
 
@@ -54,3 +60,8 @@ class Cost:
         self.seconds += record["seconds"]
         self.forward += record["forward"]
         self.backward += record["backward"]
+
+
+def total(records: list[dict[str, float]]) -> dict[str, float]:
+    """The sum of several records."""
+    return {key: round(sum(r[key] for r in records), 3) for key in ("seconds", "forward", "backward")}

@@ -7,8 +7,11 @@ from functions.files import version
 ENCODER = {"name": "pixels", "kwargs": {}}
 
 
-def model_meta(section, data: dict) -> dict:
-    """`{"name", "kwargs"}` of the config's model for this data set: sizes and classes always come from the data."""
+def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
+    """`{"name", "kwargs"}` of the config's model for this data set: sizes and classes always come from the data.
+
+    `moments` are the mean and std per channel that the models for small images normalise by.
+    """
     channels, size, _ = data["shape"]
     kwargs = {
         **section.model_dump(exclude={"name", "pretrained"}),
@@ -17,17 +20,21 @@ def model_meta(section, data: dict) -> dict:
     }
     if section.name == "unet":
         kwargs |= {"out_ch": channels, "image_size": size}
-    if section.name == "cnn":
+    if section.name in ("cnn", "cifar"):
         kwargs |= {"image_size": size}
+    if section.name == "cifar" and moments is not None:
+        kwargs |= {"mean": list(moments[0]), "std": list(moments[1])}
     return {"name": section.name, "kwargs": kwargs}
 
 
 def run_meta(
-    cfg, mode: str, data: dict, model: dict, diffusion: dict | None, source: str | None, mask: str | None
-) -> dict:
+    cfg, mode: str, data: dict, model: dict, diffusion: dict | None, source: str | None, mask: str | None,
+    selection: dict | None = None,
+) -> dict:  # fmt: skip
     """What `meta.json` says of a run, beyond its step and files.
 
-    `data` and `model` as their keys in it, `source` the hash of the weights it starts from, `mask` that of its mask.
+    `data` and `model` as their keys in it, `source` the hash of the weights it starts from, `mask` that of its mask,
+    `selection` what it forgets as provenance says it.
     """
     return {
         "world": cfg.world,
@@ -37,6 +44,7 @@ def run_meta(
         "diffusion": diffusion,
         "data": data,
         "forget": cfg.forget and cfg.forget.model_dump(),
+        "selection": selection,
         "source": source,
         "mask": mask,
         "config": cfg.model_dump(),

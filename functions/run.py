@@ -14,10 +14,10 @@ from functions.errors import InputError
 from functions.files import read_json, write_atomic, write_json
 
 
-def run_parent(results: str, dataset: str, mode: str, label: int | None) -> Path:
-    """`results/<dataset>/<mode>` for runs that make a model, else `results/<dataset>/forget_<label>/<mode>`."""
+def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> Path:
+    """`results/<dataset>/<mode>` for runs that make a model, else `results/<dataset>/forget_<selection>/<mode>`."""
     root = Path(results) / dataset
-    return root / mode if mode in ("pretrain", "retrain") else root / f"forget_{label}" / mode
+    return root / mode if mode in ("pretrain", "retrain") else root / f"forget_{selection}" / mode
 
 
 class RunFolder:
@@ -49,6 +49,18 @@ class RunFolder:
         write_atomic(run.logs / "config.yml", config)
         write_json(run.logs / "origin.json", origin)
         return run
+
+    @classmethod
+    def create_in(cls, path: Path | str, config: str, origin: dict) -> RunFolder:
+        """The folder `path` itself (`--save_dir`), new or empty. Raises InputError where there is anything in it."""
+        path = Path(path)
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(
+                f"--save_dir {path}: is not empty; choose another, or --resume {path} to go on there"
+            )
+        if path.is_dir():
+            path.rmdir()
+        return cls.create_at(path, config, origin)
 
     @classmethod
     def reopen(cls, path: Path | str, config: str, origin: dict) -> RunFolder:

@@ -86,27 +86,58 @@ def gradient_score(
 
 
 def top_share_mask(score: dict[str, Tensor], share: float) -> Mask:
-    """True for exactly int(N share) largest of all N scores, ranked together; ties by their place, first names first.
+    """True for exactly int(N share) largest of all N scores, ranked together; ties by place, first names first."""
+    return top_share_masks(score, [share])[share]
+
+
+def top_share_masks(score: dict[str, Tensor], shares: Iterable[float]) -> dict[float, Mask]:
+    """`top_share_mask` for several shares; they are nested. int(N share) is the published expression, rounding and all.
 
     Scores are float32 >= 0, whose bits order like the numbers: two histograms of 2^16 bins, of the upper and then the
-    lower half of the bits, find the smallest score that is kept, without sorting and without a copy of all scores.
+    lower half of the bits, find the smallest score that is kept, without sorting and without a copy of all scores. All
+    shares read theirs from the same two passes.
     """
-    keep = int(sum(s.numel() for s in score.values()) * share)
     bits = {name: s.contiguous().view(torch.int32).flatten() for name, s in score.items()}
-    if keep == 0:
-        return {name: torch.zeros_like(s, dtype=torch.bool) for name, s in score.items()}
-    upper, left = _bin_of_rank(lambda b: b >> HALF, bits, keep)
-    lower, left = _bin_of_rank(lambda b: (b & (2**HALF - 1))[b >> HALF == upper], bits, left)
-    threshold, mask = (upper << HALF) + lower, {}
-    for name, s in score.items():
-        mask[name] = (bits[name] > threshold).view(s.shape)
-        left -= _keep_ties(mask[name].view(-1), bits[name], threshold, left)
-    return mask
+    n = sum(b.numel() for b in bits.values())
+    kept = {share: int(n * share) for share in shares}
+    found = _of_ranks(bits, {keep for keep in kept.values() if keep})
+    masks = {}
+    for share, keep in kept.items():
+        if keep == 0:
+            masks[share] = {name: torch.zeros_like(s, dtype=torch.bool) for name, s in score.items()}
+            continue
+        threshold, left = found[keep]
+        masks[share] = {}
+        for name, s in score.items():
+            m = bits[name] > threshold
+            left -= _keep_ties(m, bits[name], threshold, left)
+            masks[share][name] = m.view(s.shape)
+    return masks
 
 
-def _bin_of_rank(part: Callable[[Tensor], Tensor], bits: dict[str, Tensor], rank: int) -> tuple[int, int]:
-    """The bin that holds the `rank`-th largest of `part(bits)`, and that number's rank within the bin, from 1."""
-    counts = sum(torch.bincount(part(c), minlength=2**HALF) for b in bits.values() for c in b.split(CHUNK))
+def _of_ranks(bits: dict[str, Tensor], ranks: set[int]) -> dict[int, tuple[int, int]]:
+    """For each rank from 1, largest first: (threshold, left), so that all > threshold and `left` equal to it are kept.
+
+    `left` is 0 where no tie has to be broken.
+    """
+    parts = [c for b in bits.values() for c in b.split(CHUNK)]
+    upper = sum(torch.bincount(part >> HALF, minlength=2**HALF) for part in parts)
+    places = {rank: _bin_of_rank(upper, rank) for rank in ranks}
+    lower = {found: torch.zeros_like(upper) for found, _ in places.values()}
+    for part in parts:
+        high = part >> HALF
+        for found, counts in lower.items():
+            counts += torch.bincount(part[high == found] & (2**HALF - 1), minlength=2**HALF)
+    thresholds = {}
+    for rank, (found, within) in places.items():
+        low, left = _bin_of_rank(lower[found], within)
+        threshold, ties = (found << HALF) + low, int(lower[found][low])
+        thresholds[rank] = (threshold - 1, 0) if left == ties else (threshold, left)
+    return thresholds
+
+
+def _bin_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bin that holds the `rank`-th largest, and that number's rank within the bin, from 1."""
     at_least = counts.flip(0).cumsum(0).flip(0)  # numbers in this bin or above
     found = int((at_least >= rank).sum()) - 1
     return found, rank - int(at_least[found] - counts[found])

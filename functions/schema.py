@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
 WORLDS = ("ddpm", "classifier")
 MODES = ("pretrain", "retrain", "finetune", "ga", "generate_fisher", "sfron", "generate_mask", "salun", "sa", "esd",
-         "erasediff")  # fmt: skip
-DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder")
+         "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "boundary_expand",
+         "boundary_shrink", "iu", "fisher_forget")  # fmt: skip
+DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder", "tinyimagenet", "imagenet")
+CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
 FORGET_LOSSES = ("adaga", "ga", "match", "relabel")
 RL_ALIAS = {"ddpm": "match", "classifier": "relabel"}  # what the published `rl` means in each world
 ESTIMATORS = ("per_example", "batch")
@@ -36,6 +39,8 @@ class Data(Section):
     frozen_augment: bool = False  # published: each image is flipped once and for all
     crop: int = Field(0, ge=0)  # random crops after padding by this many pixels
     n_workers: int = Field(2, ge=0)  # decoding processes; image folders only
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the training images, never trained on
+    indices: str | None = None  # pretraining on these images alone: a JSON list or .npy of indices
 
 
 class UNetModel(Section):
@@ -53,9 +58,15 @@ class CNNModel(Section):
     width: Positive = 32
 
 
+class CifarModel(Section):
+    name: Literal["cifar"]  # for small images: no stride before the first block
+    arch: Literal[CIFAR_ARCHS]
+
+
 class LibraryModel(Section):
     name: Literal["torchvision", "timm"]
     arch: str
+    options: dict[str, int | float | bool | str | list[int]] = {}  # further arguments of timm.create_model
     pretrained: bool = False  # start from ImageNet's weights
     resize: int = Field(0, ge=0)  # side that images are scaled to inside the model; 0: not
 
@@ -71,20 +82,25 @@ class Diffusion(Section):
 class Optim(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(gt=0)
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: Literal["constant", "cosine", "steps"] = "constant"
+    decreasing_lr: list[Positive] = []  # steps: the rate is divided by ten from each of these epochs on
     weight_decay: Weight = 0.0
     momentum: Share = 0.9  # SGD only
     grad_clip: float | None = Field(None, gt=0)  # norm; training and remain steps
 
 
 class Training(Section):
-    n_iters: Positive
+    n_iters: Positive | None = None  # steps; or
+    epochs: Positive | None = None  # passes over what the method trains on. What was set last counts
     batch_size: Positive
     ema: bool  # keep an exponential moving average; it starts as a copy of the weights after the first step
     ema_rate: float = Field(0.9999, gt=0, lt=1)
     log_freq: Positive = 10
     snapshot_freq: Positive = 1000
     keep: Positive = 3  # snapshots that stay, besides the final one
+    channels_last: bool = False  # memory format of images and convolutions: faster on most devices
+    bf16: bool = False  # forward passes of training in bfloat16 (autocast); losses and weights stay float32
+    compile: bool = False  # torch.compile the model that training steps call
 
 
 class Unlearn(Section):
@@ -101,16 +117,28 @@ class Unlearn(Section):
     optimizer_state: Literal["shared", "separate"] = "shared"
     mask_path: str | None = None
     # strict: masked weights end bit-identical, weight decay and momentum included; gradient (published): only their
-    # gradients are masked. None: strict, but gradient in sfron, whose remain steps move all weights.
+    # gradients are masked. None: strict, but gradient in sfron, whose remain steps move all weights
+    # (strict there masks the remain steps too).
     mask_mode: Literal["strict", "gradient"] | None = None
     clip_first: bool = (
         False  # published SalUn: clip the gradient's norm before masking it, not after; not in sfron
     )
     dropout: bool = True  # keep the model's dropout active while unlearning
+    # salun: paired, a forget and a remain batch in one step; split, in each epoch a pass over the forget set and then
+    # one over the remain set (published for CIFAR-10, SVHN); joint, one pass over both mixed (CIFAR-100, TinyImageNet)
+    order: Literal["paired", "split", "joint"] = "paired"
+    # update (published): BatchNorm's statistics follow the method's batches; freeze: they stay the original's, also in
+    # the forward pass; recalibrate: update, and at the end they are made anew from the remain set
+    bn_mode: Literal["update", "freeze", "recalibrate"] = "update"
 
 
 class Forget(Section):
-    label: int = Field(ge=0)
+    """What to forget: a class, a number or share of all images or of one class, or the images of an index file."""
+
+    label: int | None = Field(None, ge=0)
+    count: Positive | None = None
+    fraction: float | None = Field(None, gt=0, le=1)
+    index_file: str | None = None  # a JSON list of indices into the training images, or .npy
 
 
 class Fisher(Section):
@@ -134,6 +162,7 @@ class Saliency(Section):
     guidance: Weight = 0.0  # w of the differentiated prediction
     clip: float | None = Field(None, gt=0)  # published: norm of each batch gradient before they are summed
     batch_size: Positive = 128
+    export: bool = False  # also write with_<q>.pt, which the published classification scripts read
 
 
 class Fim(Section):
@@ -165,6 +194,58 @@ class EraseDiff(Section):
     eta: Weight = 0.5  # share of the forget gradient's squared norm by which each step must descend
 
 
+class L1(Section):
+    """l1-sparse: CE(D_r) + a_e ||theta||_1, a_e = weight (1 - e / (E - no_l1_epochs)) in epoch e, 0 at the end."""
+
+    weight: Weight = 5e-4
+    no_l1_epochs: int = Field(0, ge=0)  # the last epochs have none
+
+
+class SoftMask(Section):
+    """SalUn-soft: weights are pulled back to the original by the k-th smallest move, k = ratio (1 - progress) N."""
+
+    ratio: Share = 0.5
+
+
+class Scrub(Section):
+    """SCRUB: away from the original on D_f in the first `msteps` epochs, towards it and the labels on D_r in all."""
+
+    msteps: int = Field(2, ge=0)
+    gamma: Weight = 0.99  # of the cross entropy
+    alpha: Weight = 0.001  # of the divergence
+    temperature: float = Field(4.0, gt=0)
+
+
+class BadTeacher(Section):
+    temperature: float = Field(1.0, gt=0)
+
+
+class Boundary(Section):
+    eps: float = Field(
+        0.1, gt=0
+    )  # boundary_shrink: the step that finds the nearest class, in pixels of [0, 1]
+
+
+class IU(Section):
+    """Influence unlearning: theta += step H^-1 v, H = I + (1/K) G^T G over K remain examples."""
+
+    step: float = 1.0
+    k: Positive = 1000
+    solver: Literal["exact", "published"] = (
+        "exact"  # published: the recursion, rank one along the first gradient
+    )
+    chunk: Positive = 32  # examples differentiated at once
+    tol: float = Field(1e-6, gt=0)  # relative residual at which conjugate gradients stop
+
+
+class FisherForget(Section):
+    """Fisher forgetting: theta += sqrt(min(alpha / F_r, cap)) N(0, 1), the head's variance times `head_factor`."""
+
+    alpha: Weight = 1e-8
+    cap: Weight = 1e-3
+    head_factor: Weight = 10.0
+
+
 class Sampling(Section):
     sample_type: Literal["generalized", "ddpm_noisy", "dpm_solver"] = "generalized"
     timesteps: Positive = 1000  # steps of the sampler; dpm_solver wants about 20
@@ -183,9 +264,11 @@ class Seeds(Section):
 
     seed: int = Field(0, ge=0)
     init: int | None = Field(None, ge=0)
+    split: int | None = Field(None, ge=0)  # of training and validation images; an original's is kept
+    forget: int | None = Field(None, ge=0)  # which images a number or a share takes
     order: int | None = Field(None, ge=0)
 
-    def of(self, purpose: Literal["init", "order"]) -> int:
+    def of(self, purpose: Literal["init", "split", "forget", "order"]) -> int:
         chosen = getattr(self, purpose)
         return self.seed if chosen is None else chosen
 
@@ -193,7 +276,9 @@ class Seeds(Section):
 class Config(Section):
     world: Literal[WORLDS]
     data: Data
-    model: Annotated[UNetModel | CNNModel | LibraryModel, Field(discriminator="name")] | None = None
+    model: Annotated[UNetModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None = (
+        None
+    )
     diffusion: Diffusion | None = None
     optim: Optim | None = None
     training: Training | None = None
@@ -205,9 +290,17 @@ class Config(Section):
     sa: SA | None = None
     esd: ESD | None = None
     erasediff: EraseDiff | None = None
+    l1: L1 | None = None
+    salun_soft: SoftMask | None = None
+    scrub: Scrub | None = None
+    bad_teacher: BadTeacher | None = None
+    boundary: Boundary | None = None
+    iu: IU | None = None
+    fisher_forget: FisherForget | None = None
     sampling: Sampling | None = None
     seeds: Seeds = Seeds()
     init_weights: Literal["ema", "raw"] = "ema"  # what unlearning and Fishers start from
     ckpt_folder: str | None = None
     results: str = "results"
+    save_dir: str | None = None  # the folder to write, in place of one below `results` named after the time
     device: str = "auto"  # auto: cuda where there is one

@@ -43,6 +43,7 @@ class Task(Protocol):
     def scrambled(self, draw: Draw) -> Draw: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
+    def losses_of(self, prediction: Tensor, draw: Draw) -> Tensor: ...
     def divergence(self, p: Tensor, q: Tensor) -> Tensor: ...
     def to(self, device: torch.device | str) -> Task: ...
 
@@ -74,7 +75,11 @@ class Classification:
 
     def losses(self, model, draw, guidance=0.0) -> Tensor:
         """Cross entropy in nats, (N,)."""
-        return F.cross_entropy(self.predict(model, draw, guidance), draw.c, reduction="none")
+        return self.losses_of(self.predict(model, draw, guidance), draw)
+
+    def losses_of(self, prediction, draw) -> Tensor:
+        """The same of logits that are there already."""
+        return F.cross_entropy(prediction, draw.c, reduction="none")
 
     def divergence(self, p, q) -> Tensor:
         """KL(p || q) of two batches of logits, in nats, (N,)."""
@@ -171,7 +176,11 @@ class Denoising:
 
     def losses(self, model, draw, guidance=0.0) -> Tensor:
         """|| eps-hat - eps ||^2, summed or averaged over C,H,W as `reduction` says, (N,). DDPM, Eq. 14."""
-        return self._reduce((self.predict(model, draw, guidance) - draw.eps).square())
+        return self.losses_of(self.predict(model, draw, guidance), draw)
+
+    def losses_of(self, prediction, draw) -> Tensor:
+        """The same of an eps-hat that is there already."""
+        return self._reduce((prediction - draw.eps).square())
 
     def divergence(self, p, q) -> Tensor:
         """MSE of two predictions over C,H,W, (N,): the KL of two Gaussians of equal variance up to a factor."""

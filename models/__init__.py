@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from models.cifar import cifar
 from models.classifiers import ResNet, SmallCNN, timm_classifier
 from models.encoders import Pixels
 from models.unet import UNet
@@ -11,6 +12,7 @@ from models.unet import UNet
 MODELS = {
     "unet": UNet,
     "cnn": SmallCNN,
+    "cifar": cifar,
     "torchvision": ResNet,
     "timm": timm_classifier,
 }

@@ -8,6 +8,8 @@ with the weights. All have `features(x)` (N,D), the penultimate features, and `c
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,10 @@ RESNETS = {
     "resnet101": (Bottleneck, [3, 4, 23, 3]),
     "resnet152": (Bottleneck, [3, 8, 36, 3]),
 }
+# timm's `create_model` has arguments of its own that read files; these say what the data set and we decide.
+SET_BY_DATA = ("num_classes", "in_chans", "features_only", "out_indices")
+# What timm's models raise for an option they do not know, or for a value of it that fits no model.
+BAD_OPTION = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError)
 
 
 class ArchitectureError(ValueError):
@@ -56,7 +62,7 @@ class SmallCNN(nn.Module):
             size, out = (size + 1) // 2, min(2 * out, 4 * width)
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, n_classes)
-        _add_normalisation(self, (0.5,) * in_channels, (0.5,) * in_channels)
+        add_normalisation(self, (0.5,) * in_channels, (0.5,) * in_channels)
 
     def features(self, x: Tensor) -> Tensor:
         return self.body((x - self.mean) / self.std).mean((2, 3))
@@ -69,11 +75,19 @@ class SmallCNN(nn.Module):
 
 
 class ResNet(torchvision.models.ResNet):
-    """torchvision's ResNet by name, for any number of channels; `resize`: the side that images are scaled to."""
+    """torchvision's ResNet by name, for any number of channels; `resize`: the side that images are scaled to.
+
+    Raises ArchitectureError for an unknown name, and for `options`, which only timm's models take.
+    """
 
     def __init__(
-        self, arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None
-    ) -> None:
+        self, arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None,
+        options: dict | None = None,
+    ) -> None:  # fmt: skip
+        if options:
+            raise ArchitectureError(
+                f"model.options: {', '.join(options)} given, but torchvision's {arch} takes none; timm's models do"
+            )
         if arch not in RESNETS:
             raise ArchitectureError(
                 f"architecture {arch!r}: torchvision's here are {', '.join(RESNETS)}; others are timm's"
@@ -83,7 +97,7 @@ class ResNet(torchvision.models.ResNet):
         if in_channels != 3:
             self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.resize = resize
-        _add_normalisation(self, *_moments(in_channels, mean, std))
+        add_normalisation(self, *moments(in_channels, mean, std))
 
     def features(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(_prepare(self, x))))
@@ -114,9 +128,13 @@ class TimmMethods:
 
 
 def timm_classifier(
-    arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None
-) -> nn.Module:
-    """A timm model by name, weights random. Raises ArchitectureError for an unknown name or two-headed models."""
+    arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None,
+    options: dict | None = None,
+) -> nn.Module:  # fmt: skip
+    """A timm model by name, weights random; `options` are the model's own, e.g. img_size, patch_size, depth.
+
+    Raises ArchitectureError for an unknown name, for models with two heads, and for options that do not build one.
+    """
     import timm  # a second of import, paid only by those who ask for it
 
     if not timm.is_model(arch):
@@ -125,7 +143,7 @@ def timm_classifier(
         raise ArchitectureError(
             f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}"
         )
-    net = timm.create_model(arch, num_classes=n_classes, in_chans=in_channels, pretrained=False)
+    net = _create(timm.create_model, arch, n_classes, in_channels, options or {})
     if not isinstance(net.get_classifier(), nn.Module):
         raise ArchitectureError(
             f"architecture {arch}: has more than one head, which no single feature vector feeds"
@@ -133,8 +151,27 @@ def timm_classifier(
     # A subclass, not a wrapper: names in checkpoints, masks and Fishers stay the plain model's.
     net.__class__ = _with_methods(type(net))
     net.resize = resize
-    _add_normalisation(net, *_moments(in_channels, mean, std))
+    add_normalisation(net, *moments(in_channels, mean, std))
     return net
+
+
+def _create(create_model: Callable, arch: str, n_classes: int, in_channels: int, options: dict) -> nn.Module:
+    """timm's `create_model`, with options that it, or the model, does not take made one line."""
+    own = {*inspect.signature(create_model).parameters, *SET_BY_DATA}
+    forbidden = sorted(own & set(options))
+    if forbidden:
+        raise ArchitectureError(
+            f"model.options: {forbidden[0]} is not for options to set, only what {arch} takes"
+        )
+    try:
+        return create_model(arch, num_classes=n_classes, in_chans=in_channels, pretrained=False, **options)
+    except BAD_OPTION as error:
+        if not options:
+            raise
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise ArchitectureError(
+            f"model.options: timm's {arch} cannot be built with {given} ({_short(error)})"
+        ) from error
 
 
 @functools.cache
@@ -214,15 +251,23 @@ def _block(channels: int, out: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
 
 
-def _moments(in_channels: int, mean, std) -> tuple:
-    """The given mean and std per channel, by default ImageNet's (its average for other than three channels)."""
+def moments(in_channels: int, mean, std) -> tuple[Sequence[float], Sequence[float]]:
+    """The given mean and std, one per channel; by default ImageNet's (its average for other than three channels)."""
     if in_channels == 3:
-        return mean or IMAGENET_MEAN, std or IMAGENET_STD
-    return mean or (sum(IMAGENET_MEAN) / 3,) * in_channels, std or (sum(IMAGENET_STD) / 3,) * in_channels
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+    else:
+        mean = mean or (sum(IMAGENET_MEAN) / 3,) * in_channels
+        std = std or (sum(IMAGENET_STD) / 3,) * in_channels
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != in_channels:
+            wanted = f"one for each of the images' {in_channels} channels"
+            raise ArchitectureError(f"model.{name}: has {len(values)} numbers, wanted {wanted}")
+    return mean, std
 
 
-def _add_normalisation(module: nn.Module, mean, std) -> None:
-    module.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # (C,1,1)
+def add_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Buffers `mean` and `std`, (C,1,1)."""
+    module.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
     module.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
 

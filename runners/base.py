@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,19 +11,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from datasets import FolderImages, ImageSet, Stream
+from datasets import FolderImages, ImageSet, Stream, ordered
 from datasets.split import save_indices
 from functions import checkpoint
-from functions.artifacts import load_mask
+from functions.artifacts import load_mask, read_provenance
+from functions.batchnorm import freeze_statistics, recalibrate
 from functions.config import config_hash, dump_config
 from functions.cost import Cost
-from functions.distributed import parallel
+from functions.epochs import Epochs
 from functions.errors import InputError
+from functions.forward import training_forward
 from functions.optim import make_optimizer, set_lr
 from functions.randomness import key_seed
 from functions.run import RunFolder, run_parent
-from functions.schedules import cosine_decay
+from functions.schedules import cosine_decay, step_decay
 from functions.schema import Config
+from runners.mixing import everything, marked
 from runners.setup import GRID_ROW, Setup
 
 Mask = dict[str, Tensor]
@@ -33,27 +36,44 @@ class Runner:
     """One training run. Subclasses define `step(k)` and are not subclassed themselves.
 
     Class attributes: `mode`, its name on the command line; `fresh`, whether it starts from a new model;
-    `always_masked`, whether every one of its updates goes through the mask, so that masked weights can stay.
+    `always_masked`, whether every one of its updates goes through the mask, so that masked weights can stay;
+    `closed_form`, whether one step without an optimiser is all of it.
     Every random draw of step k comes from a generator seeded by (seed, k): nothing has to be restored on resume.
     """
 
     mode: str
     fresh = False
     always_masked = False
+    closed_form = False
     copies = 0  # of the weights, that a method keeps besides what every run does
 
     def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
-        self.cfg, self.task, self.device, self.meta = cfg, setup.task, setup.device, setup.meta
-        self.plain, self.preview = setup.model, setup.preview
-        self.model = parallel(self.plain, self.device)
+        self.task, self.device, self.meta, self.selection = (
+            setup.task,
+            setup.device,
+            setup.meta,
+            setup.selection,
+        )
+        self.plain, self.preview, self.validate = setup.model, setup.preview, setup.validate
+        self.cfg = cfg
+        sizes = {"remain": len(setup.remain), "forget": 0 if setup.forget is None else len(setup.forget)}
+        sizes["both"] = sum(sizes.values())
+        self.epochs = Epochs(sizes, cfg.training.batch_size, self.passes)
+        length = cfg.training.n_iters or self.epochs.total(cfg.training.epochs)
+        self.cfg = cfg = with_length(cfg, 1 if self.closed_form else length)
+        self.model = training_forward(self.plain, self.device, cfg.training)
         self.names, self.params = zip(*((n, p) for n, p in self.plain.named_parameters() if p.requires_grad))
         u = cfg.unlearn
-        self.strict = bool(self.always_masked and u and u.mask_path and u.mask_mode != "gradient")
+        everywhere = "strict" if self.always_masked else "gradient"  # unless the config says otherwise
+        self.strict = bool(u and u.mask_path and (u.mask_mode or everywhere) == "strict")
         self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
         if u and u.optimizer_state == "separate" and not self.always_masked:
-            self.optimizer_f = make_optimizer(self.params, cfg.optim)
+            self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
         self.remain = self._stream(setup.images, setup.remain, "remain")
         self.forget = self._stream(setup.images, setup.forget, "forget") if setup.forget is not None else None
+        self.both: Stream | None = None  # forget and remain images mixed, for those who ask (runners.mixing)
+        self.extra: torch.nn.Module | None = None  # trained along, and left out of the model that is saved
+        self.indices = setup.indices
         self.mask = self._load_mask(setup)
         self.resume = resume
         self.ema: AveragedModel | None = None
@@ -72,6 +92,10 @@ class Runner:
     def step(self, k: int) -> dict[str, Tensor | float]:
         """One update of the method. Returns what to log, as tensors: nothing is read on the host here."""
         raise NotImplementedError
+
+    def passes(self, epoch: int) -> tuple[str, ...]:
+        """The sets that an epoch passes over, in turn: remain, forget, or both (mixed)."""
+        return ("remain",)
 
     # ---- what steps use
 
@@ -113,6 +137,12 @@ class Runner:
             self._decay(mask, optimizer)
         optimizer.step()
 
+    @torch.no_grad()
+    def move(self, delta: Sequence[Tensor]) -> None:
+        """theta += delta, in the mask where there is one: how closed forms change the weights."""
+        for n, p, d in zip(self.names, self.params, delta, strict=True):
+            p.copy_(p + d if self.mask is None else torch.where(self.mask[n].bool(), p + d, p))
+
     def _with_gradient(self, mask: Mask) -> tuple[tuple, tuple, tuple]:
         """Weights that have a gradient, their gradients and their masks."""
         rows = ((p, p.grad, mask[n]) for n, p in zip(self.names, self.params) if p.grad is not None)
@@ -146,8 +176,10 @@ class Runner:
         return self.folder.path
 
     def _loop(self, start: int) -> None:
-        training = self.cfg.training
+        training, u = self.cfg.training, self.cfg.unlearn
         self.plain.train()
+        if u and u.bn_mode == "freeze":
+            freeze_statistics(self.plain)
         self.cost.start()
         bar = tqdm(
             range(start, training.n_iters),
@@ -162,14 +194,27 @@ class Runner:
             last = done == training.n_iters
             if done % training.log_freq == 0 or last:
                 self._log(done, stats)
+            if last and u and u.bn_mode == "recalibrate":
+                recalibrate(self.plain, self._remain_once())
             if done % training.snapshot_freq == 0 or last:
                 self._snapshot(done)
+
+    def _remain_once(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The remain set in order, not augmented."""
+        return ordered(
+            self.remain.images,
+            self.indices["remain"],
+            self.cfg.training.batch_size,
+            self.cfg.data.n_workers,
+        )
 
     def _one_step(self, k: int) -> dict[str, Tensor | float]:
         optim = self.cfg.optim
         torch.manual_seed(key_seed(self.cfg.seeds.of("order"), "step", k))
         if optim.lr_schedule == "cosine":
             set_lr(self._optimizers(), cosine_decay(optim.lr, k, self.cfg.training.n_iters))
+        if optim.lr_schedule == "steps":
+            set_lr(self._optimizers(), step_decay(optim.lr, self.epochs.at(k)[0], optim.decreasing_lr))
         stats = self.step(k)
         if self.ema is not None:
             self.ema.update_parameters(self.plain)
@@ -198,7 +243,7 @@ class Runner:
             good = f"the last good checkpoint is {checkpoint.resolve(self.folder.path)}"
         except InputError:
             good = "no checkpoint had been written"
-        raise InputError(f"{what}; {good} (a smaller optim.lr or unlearn.forget_alpha may help)")
+        raise InputError(f"{what}; {good} (a smaller optim.lr, unlearn.forget_alpha or --alpha may help)")
 
     # ---- files
 
@@ -213,8 +258,14 @@ class Runner:
             "positions": [s.position for s in self._streams()],
             "n_averaged": 0 if self.ema is None else int(self.ema.n_averaged),
         }
+        if self.extra is not None:
+            state["extra"] = self.extra.state_dict()
         meta = {**self.meta, "cost": self.cost.record()}
-        checkpoint.save(self.folder.path, done, weights, state, meta, self.cfg.training.keep)
+        if self.validate is not None:
+            meta["val_accuracy"] = self.validate(self.plain)
+            self.folder.say(f"validation accuracy {meta['val_accuracy']:.2%}")
+        keep = self.cfg.training.keep
+        checkpoint.save(self.folder.path, done, weights, state, meta, keep, self.indices)
         if self.preview is not None:
             grid = self.preview(self.plain if self.ema is None else self.ema.module)
             path = self.folder.path / "previews" / f"step_{done:07d}.png"
@@ -225,11 +276,11 @@ class Runner:
     def _open(self) -> tuple[RunFolder, int]:
         """A new run folder and step 0, or the folder to resume, everything restored, and the step it had reached."""
         if self.resume is None:
-            label = self.cfg.forget.label if self.cfg.forget else None
-            parent = run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
-            folder = RunFolder.create(parent, dump_config(self.cfg), self.origin())
+            folder = self._new_folder()
             if self.forget is not None:
-                save_indices(folder.logs / "forget_indices.json", self.forget.shuffle.indices)
+                images = self.forget.images
+                source = {"dataset": images.name, "split": images.split, "n": len(images)}
+                save_indices(folder.logs / "forget_indices.json", self.indices["forget"], source)
             folder.say(f"writing to {folder.path}")
             return folder, 0
         folder = RunFolder.reopen(self.resume, dump_config(self.cfg), self.origin())
@@ -241,9 +292,19 @@ class Runner:
         folder.say(f"resuming {folder.path} at step {start}")
         return folder, start
 
+    def _new_folder(self) -> RunFolder:
+        config, origin = dump_config(self.cfg), self.origin()
+        if self.cfg.save_dir is not None:
+            return RunFolder.create_in(self.cfg.save_dir, config, origin)
+        return RunFolder.create(self._parent(), config, origin)
+
+    def _parent(self) -> Path:
+        name = self.selection and self.selection["name"]
+        return run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, name)
+
     def origin(self) -> dict:
         """What must be equal for a run to be continued: everything that decides its numbers."""
-        kept = ("source", "mask", "data", "fisher", "replay")
+        kept = ("source", "mask", "data", "selection", "fisher", "replay")
         return {
             "mode": self.mode,
             "config": config_hash(self.cfg),
@@ -258,6 +319,8 @@ class Runner:
             self.ema.n_averaged.fill_(state["n_averaged"])
         for optimizer, stored in zip(self._optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
+        if self.extra is not None:
+            self.extra.load_state_dict(state["extra"])
         for stream, position in zip(self._streams(), state["positions"], strict=True):
             stream.position = position
         meta = checkpoint.load_meta(path)
@@ -266,7 +329,6 @@ class Runner:
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
-        label = self.cfg.forget.label if self.cfg.forget else None
         weights = sum(p.numel() for p in self.params)
         masked = (
             f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
@@ -285,8 +347,7 @@ class Runner:
             f"mode {self.mode} on {self.device}: {training.n_iters} steps of batch {training.batch_size}",
             f"trainable weights: {weights:,}{masked}",
             f"memory for weights, gradients, optimiser, EMA and mask: {megabytes:.1f} MiB (activations not counted)",
-            "would write: " + str(run_parent(self.cfg.results, self.cfg.data.dataset, self.mode, label)
-                                  / "<yyyy_mm_dd_hhmmss>/{logs,ckpts,previews}"),
+            f"would write: {self.cfg.save_dir or self._parent() / '<yyyy_mm_dd_hhmmss>'}/{{logs,ckpts}}",
         ])  # fmt: skip
 
     # ---- parts
@@ -296,8 +357,12 @@ class Runner:
         return Stream(images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
                       flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=frozen)  # fmt: skip
 
+    def mixed_stream(self, setup: Setup) -> Stream:
+        """Batches of forget and remain images mixed; `runners.mixing.unmarked` tells them apart."""
+        return self._stream(marked(setup), everything(setup), "both")
+
     def _streams(self) -> list[Stream]:
-        return [s for s in (self.remain, self.forget) if s is not None]
+        return [s for s in (self.remain, self.forget, self.both) if s is not None]
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer] if self.optimizer_f is self.optimizer else [self.optimizer, self.optimizer_f]
@@ -307,8 +372,9 @@ class Runner:
         path = self.cfg.unlearn.mask_path if self.cfg.unlearn else None
         if path is None:
             return None
-        mask = load_mask(path, shapes_of(self.plain), provenance(setup, self.cfg))
-        return {n: mask[n].to(self.device, p.dtype) for n, p in zip(self.names, self.params)}
+        mask = load_mask(path, shapes_of(self.plain), provenance(setup))
+        self.meta = {**self.meta, "prepared": read_provenance(path).get("cost")}
+        return {n: torch.empty_like(p).copy_(mask[n]) for n, p in zip(self.names, self.params)}
 
 
 def shapes_of(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -316,6 +382,11 @@ def shapes_of(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
 
 
-def provenance(setup: Setup, cfg: Config) -> dict:
+def provenance(setup: Setup) -> dict:
     """What a Fisher or a mask is made for: the weights it starts from and the forget selection."""
-    return {"checkpoint": setup.source, "forget": {"dataset": cfg.data.dataset, "label": cfg.forget.label}}
+    return {"checkpoint": setup.source, "forget": setup.selection}
+
+
+def with_length(cfg: Config, n_iters: int) -> Config:
+    """The config with `training.n_iters` set: how many steps the epochs come to."""
+    return cfg.model_copy(update={"training": cfg.training.model_copy(update={"n_iters": n_iters})})

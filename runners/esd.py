@@ -15,6 +15,9 @@ class ESD(Runner):
 
     mode, always_masked, copies = "esd", True, 1  # the teacher
 
+    def passes(self, epoch):
+        return ("forget",)
+
     def setup(self, setup):
         self.teacher = copy.deepcopy(self.plain).eval().requires_grad_(False)
         self.cost.watch(self.teacher)

@@ -6,9 +6,9 @@ from runners.base import Runner
 class Finetune(Runner):
     """Minimise the loss on the remain data, from the original model."""
 
-    mode = "finetune"
+    mode, always_masked = "finetune", True
 
     def step(self, k):
         loss = self.remain_loss()
-        self.descend(loss, clip=self.cfg.optim.grad_clip)
+        self.descend(loss, self.mask, self.cfg.optim.grad_clip)
         return {"remain": loss.detach()}

@@ -32,10 +32,14 @@ def match(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tenso
     return loss, loss
 
 
+def wrong_labels(c: Tensor, n_classes: int) -> Tensor:
+    """c' uniform over the other n_classes - 1 labels, (N,) -> (N,)."""
+    return (c + torch.randint(1, n_classes, c.shape, device=c.device)) % n_classes
+
+
 def relabel(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
     """Train towards a wrong label c' != c, drawn anew each time."""
-    shift = torch.randint(1, task.n_classes, draw.c.shape, device=draw.c.device)
-    loss = task.losses(model, draw._replace(c=(draw.c + shift) % task.n_classes)).mean()
+    loss = task.losses(model, draw._replace(c=wrong_labels(draw.c, task.n_classes))).mean()
     return loss, loss
 
 

@@ -8,6 +8,9 @@ class GradientAscent(Runner):
 
     mode, always_masked = "ga", True
 
+    def passes(self, epoch):
+        return ("forget",)
+
     def step(self, k):
         alpha = self.forget_alpha(k)
         loss = self.task.losses(self.model, self.task.draw(*next(self.forget))).mean()

@@ -26,7 +26,8 @@ class GenerateFisher:
         if resume is not None:
             raise InputError("--resume: generate_fisher is one pass and has nothing to resume; run it again")
         self.cfg, self.setup = cfg, setup
-        self.folder = Path(cfg.ckpt_folder) / f"mask_{cfg.forget.label}"
+        own = Path(cfg.ckpt_folder) / f"mask_{setup.selection['name']}"
+        self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -37,19 +38,20 @@ class GenerateFisher:
                 fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
             made = {**self._provenance(side, len(indices)), "cost": cost.record()}
             save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
-        print(f"Fisher diagonals of class {self.cfg.forget.label} and of the rest: {self.folder}")
+        print(f"Fisher diagonals of {self.setup.selection['name']} and of the rest: {self.folder}")
         return self.folder
 
     def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
         f = self.cfg.fisher
         losses = partial(self.setup.task.losses, guidance=f.guidance)
-        draws = fixed_draws(self.cfg, self.setup, f, indices, "fisher", side)
+        amount = {"batch_size": f.batch_size, "draws": f.draws}
+        draws = fixed_draws(self.cfg, self.setup, indices, "fisher", side, **amount)
         options = {"clip": f.clip} if f.estimator == "batch" else {}
         return ESTIMATORS[f.estimator](self.setup.model, losses, draws, **options)
 
     def _provenance(self, side: str, n: int) -> dict:
         f = self.cfg.fisher
-        return {**provenance(self.setup, self.cfg), "set": side, "n": n, "weights": self.cfg.init_weights,
+        return {**provenance(self.setup), "set": side, "n": n, "weights": self.cfg.init_weights,
                 "seed": self.cfg.seeds.of("order"), "version": self.setup.meta["version"],
                 "device": self.setup.device.type, **f.model_dump()}  # fmt: skip
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from functions.artifacts import check_diagonal, load_tensors, save_mask, save_tensors
+from functions.artifacts import check_diagonal, export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.cost import Cost
 from functions.errors import InputError
 from functions.files import version
-from functions.saliency import gradient_score, top_share_mask
+from functions.saliency import gradient_score, top_share_masks
 from functions.schema import Config
 from runners.base import provenance
 from runners.passes import fixed_draws
@@ -17,7 +17,10 @@ from runners.setup import Setup
 
 
 class GenerateMask:
-    """Writes `results/<dataset>/mask/<label>/score.safetensors` and, for each share q, `with_<q>.safetensors`."""
+    """Writes `results/<dataset>/mask/<forget set>/score.safetensors` and, for each share q, `with_<q>.safetensors`.
+
+    With `saliency.export` also `with_<q>.pt`, for the published classification scripts.
+    """
 
     mode, fresh = "generate_mask", False
 
@@ -25,15 +28,17 @@ class GenerateMask:
         if resume is not None:
             raise InputError("--resume: generate_mask is one pass and has nothing to resume; run it again")
         self.cfg, self.setup = cfg, setup
-        self.folder = Path(cfg.results) / cfg.data.dataset / "mask" / str(cfg.forget.label)
+        own = Path(cfg.results) / cfg.data.dataset / "mask" / setup.selection["name"]
+        self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
         score, made = self._score()
-        for share in self.cfg.saliency.shares:
-            mask = top_share_mask(score, share)
+        for share, mask in top_share_masks(score, self.cfg.saliency.shares).items():
             kept = sum(int(m.sum()) for m in mask.values())
             path = self.folder / f"with_{share}.safetensors"
             save_mask(path, mask, {**made, "share": share, "kept": kept})
+            if self.cfg.saliency.export:
+                export_mask_pt(path.with_suffix(".pt"), mask, self.setup.device)
             print(
                 f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}"
             )
@@ -51,7 +56,8 @@ class GenerateMask:
         s, cost = self.cfg.saliency, Cost()
         cost.watch(self.setup.model)
         losses = partial(self.setup.task.losses, guidance=s.guidance)
-        draws = fixed_draws(self.cfg, self.setup, s, self.setup.forget, "saliency")
+        amount = {"batch_size": s.batch_size, "draws": s.draws}
+        draws = fixed_draws(self.cfg, self.setup, self.setup.forget, "saliency", **amount)
         with cost:
             score = {n: g.cpu() for n, g in gradient_score(self.setup.model, losses, draws, s.clip).items()}
         check_diagonal(score, "saliency score")
@@ -60,9 +66,9 @@ class GenerateMask:
         return score, made
 
     def _provenance(self) -> dict:
-        settings = self.cfg.saliency.model_dump(exclude={"shares"})
+        settings = self.cfg.saliency.model_dump(exclude={"shares", "export"})
         return {
-            **provenance(self.setup, self.cfg),
+            **provenance(self.setup),
             "estimator": "saliency",
             "n": len(self.setup.forget),
             "weights": self.cfg.init_weights,

@@ -9,19 +9,19 @@ from tqdm import tqdm
 
 from datasets import ordered
 from functions.randomness import keyed_generator
-from functions.schema import Config, Fisher, Saliency
+from functions.schema import Config
 from functions.tasks import Draw
 from runners.setup import Setup
 
 
 def fixed_draws(
-    cfg: Config, setup: Setup, section: Fisher | Saliency, indices: Tensor, *key: str
+    cfg: Config, setup: Setup, indices: Tensor, *key: str, batch_size: int, draws: int = 1
 ) -> Iterator[Draw]:
-    """Every image `section.draws` times, each with its own (t, eps), the same in every run of this seed and key."""
-    total = section.draws * -(-len(indices) // section.batch_size)
+    """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key."""
+    total = draws * -(-len(indices) // batch_size)
     with tqdm(total=total, desc=" ".join(key), disable=None) as bar:
-        for d in range(section.draws):
-            batches = ordered(setup.images, indices, section.batch_size, cfg.data.n_workers)
+        for d in range(draws):
+            batches = ordered(setup.images, indices, batch_size, cfg.data.n_workers)
             for b, (x, c) in enumerate(batches):
                 generator = keyed_generator(cfg.seeds.of("order"), *key, d, b, device=setup.device)
                 yield setup.task.draw(x, c, generator=generator)

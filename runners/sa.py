@@ -24,7 +24,7 @@ class SelectiveAmnesia(Runner):
     def setup(self, setup):
         s = self.cfg.sa
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
-        fisher = load_fisher(path, shapes_of(self.plain), provenance(setup, self.cfg))
+        fisher = load_fisher(path, shapes_of(self.plain), provenance(setup))
         self.meta = {**self.meta, "fisher": sha256_file(path)}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":

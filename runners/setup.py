@@ -12,15 +12,19 @@ from torch import Tensor, nn
 
 import datasets
 import models
-from datasets.split import by_class
+from datasets.facts import MOMENTS
+from datasets.split import load_indices, select, train_val_split
 from functions import checkpoint
+from functions.classifier_training import count_right
 from functions.distributed import choose_device
 from functions.errors import InputError
-from functions.files import sha256_file
+from functions.files import sha256_bytes, sha256_file
 from functions.meta import ENCODER, model_meta, run_meta
+from functions.modes import in_mode
 from functions.randomness import key_seed
 from functions.samplers import generate
 from functions.schema import Config, Sampling
+from functions.selection import is_class, selection_name
 from functions.tasks import Classification, Denoising, Task, denoising
 from models.classifiers import load_imagenet
 
@@ -38,10 +42,19 @@ class Setup:
     images: datasets.ImageSet | datasets.FolderImages
     forget: Tensor | None  # (n_f,) indices
     remain: Tensor  # (n_r,)
+    val: Tensor  # (n_v,) images that no model here is trained on
+    selection: dict | None  # what is forgotten, as provenance says it
     meta: dict  # what checkpoints say about where they come from
     preview: (
         Callable[[nn.Module], Tensor] | None
     )  # (N, C, H, W) in [0, 1], rows of GRID_ROW, same noise each time
+    validate: Callable[[nn.Module], float] | None  # accuracy on `val`
+
+    @property
+    def indices(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of its data."""
+        found = {"remain": self.remain, "forget": self.forget, "val": self.val}
+        return {name: t for name, t in found.items() if t is not None}
 
     @property
     def source(self) -> str | None:
@@ -57,24 +70,75 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
     )
     data = {"dataset": cfg.data.dataset, "n_classes": images.n_classes,
             "shape": list(images.shape), "classes": list(images.classes)}  # fmt: skip
-    forget, remain = None, torch.arange(len(images))
+    pool, val = _split(cfg, images)
+    forget, remain, selection = None, pool, None
     if cfg.forget is not None:
-        forget, remain = by_class(images.labels, cfg.forget.label, images.classes, images.name)
+        chosen = cfg.forget.model_dump()
+        forget, remain = select(
+            images.labels, images.classes, images.name, cfg.seeds.of("forget"), pool, **chosen
+        )
+        selection = _selection(cfg, forget)
     model, meta, source, diffusion = _fresh_model(cfg, data) if fresh else _model_from_checkpoint(cfg, data)
     task = make_task(cfg.world, images.n_classes, diffusion)
     preview = (
         functools.partial(_preview, task, images.n_classes, images.shape) if cfg.world == "ddpm" else None
     )
+    images = images.to(device)
+    validate = (
+        functools.partial(_validate, images, val, cfg) if cfg.world == "classifier" and len(val) else None
+    )
+    record = run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg), selection)
     return Setup(
         device=device,
         task=task.to(device),
         model=model.to(device),
-        images=images.to(device),
+        images=images,
         forget=forget,
         remain=remain,
-        meta=run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg)),
+        val=val,
+        selection=selection,
+        meta=record,
         preview=preview,
+        validate=validate,
     )
+
+
+def _split(cfg: Config, images: datasets.ImageSet | datasets.FolderImages) -> tuple[Tensor, Tensor]:
+    """(what may be trained on, validation): the original's, as its checkpoint says, or drawn for a new model."""
+    if cfg.ckpt_folder is not None:
+        if cfg.data.indices is not None:
+            raise InputError(
+                "data.indices: has no meaning beside --ckpt_folder, which says what it was trained on"
+            )
+        stored = checkpoint.load_indices(cfg.ckpt_folder)
+        if stored is None:  # written before checkpoints kept this: all images
+            return torch.arange(len(images)), torch.arange(0)
+        return stored["remain"], stored["val"]
+    pool = torch.arange(len(images)) if cfg.data.indices is None else load_indices(cfg.data.indices)
+    if (outside := pool[(pool < 0) | (pool >= len(images))]).numel():
+        raise InputError(f"{cfg.data.indices}: index {int(outside[0])} is not in 0..{len(images) - 1}, the training "
+                         f"images of {images.name} (data.indices)")  # fmt: skip
+    train, val = train_val_split(images.labels[pool], cfg.data.val_fraction, cfg.seeds.of("split"))
+    return pool[train], pool[val]
+
+
+def _selection(cfg: Config, forget: Tensor) -> dict:
+    """The forget set by data set, class (where it is one), name and hash of its indices."""
+    return {
+        "dataset": cfg.data.dataset,
+        "label": cfg.forget.label if is_class(cfg.forget) else None,
+        "name": selection_name(cfg.forget, cfg.seeds.of("forget")),
+        "indices": sha256_bytes(forget.numpy().tobytes()),
+    }
+
+
+def _validate(
+    images: datasets.ImageSet | datasets.FolderImages, val: Tensor, cfg: Config, model: nn.Module
+) -> float:
+    batches = datasets.ordered(images, val, cfg.training.batch_size, cfg.data.n_workers)
+    with in_mode(model, train=False):
+        right, n = count_right(model, batches)
+    return right / n
 
 
 def make_task(world: str, n_classes: int, diffusion: dict | None) -> Task:
@@ -96,7 +160,10 @@ def mask_hash(cfg: Config) -> str | None:
 
 def _fresh_model(cfg: Config, data: dict) -> tuple[nn.Module, dict, None, dict | None]:
     torch.manual_seed(key_seed(cfg.seeds.of("init"), "init"))
-    meta = model_meta(cfg.model, data)
+    if cfg.model is None:  # the architecture of the original
+        meta = checkpoint.load_meta(cfg.ckpt_folder)["model"]
+        return models.build(meta), meta, None, cfg.diffusion and cfg.diffusion.model_dump()
+    meta = model_meta(cfg.model, data, MOMENTS.get(data["dataset"]))
     model = models.build(meta)
     if getattr(cfg.model, "pretrained", False):
         load_imagenet(model, cfg.model.arch)
@@ -110,7 +177,7 @@ def _model_from_checkpoint(cfg: Config, data: dict) -> tuple[nn.Module, dict, st
     for key, value in data.items():
         _agree(folder, f"data.{key}", value, stored["data"][key])
     if cfg.model is not None:
-        _agree(folder, "model", model_meta(cfg.model, data), stored["model"])
+        _same_architecture(cfg, data, stored["model"])
     if cfg.diffusion is not None:
         _agree(folder, "diffusion", cfg.diffusion.model_dump(), stored["diffusion"])
     model = models.build(stored["model"])
@@ -120,6 +187,18 @@ def _model_from_checkpoint(cfg: Config, data: dict) -> tuple[nn.Module, dict, st
                 module.p = 0.0
     checkpoint.load_into(model, checkpoint.load_weights(folder, cfg.init_weights), str(folder))
     return model, stored["model"], checkpoint.weights_hash(folder, cfg.init_weights), stored["diffusion"]
+
+
+def _same_architecture(cfg: Config, data: dict, stored: dict) -> None:
+    """Raises InputError where the config asks for another model than the checkpoint's: how many weights, and which."""
+    wanted = model_meta(cfg.model, data, MOMENTS.get(data["dataset"]))
+    if wanted == stored:
+        return
+    what = f"{cfg.ckpt_folder}: model: the checkpoint has {stored}, the config {wanted} (--arch)"
+    checkpoint.load_into(
+        models.build(wanted), checkpoint.load_weights(cfg.ckpt_folder, cfg.init_weights), what
+    )
+    raise InputError(what)  # other settings of the same weights
 
 
 def _agree(folder: str, key: str, wanted: object, found: object) -> None:

@@ -26,5 +26,5 @@ class SFRon(Runner):
             self.descend(alpha * objective_f, self.mask, u.forget_clip, self.optimizer_f)
         for _ in range(u.remain_per_forget):
             loss_r = self.remain_loss()
-            self.descend(u.remain_alpha * loss_r, clip=clip)
+            self.descend(u.remain_alpha * loss_r, self.mask if self.strict else None, clip)
         return {**stats, "remain": loss_r.detach()}

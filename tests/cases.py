@@ -14,6 +14,9 @@ import train
 from functions import checkpoint
 
 # config files per mode, and what makes them small
+CLASSIFIER = ("finetune", "ga", "salun", "sa", "esd", "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub",
+              "bad_teacher", "boundary_expand", "boundary_shrink", "fisher_forget")  # fmt: skip
+BASELINES = ("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget")
 WORLDS = {
     "ddpm": {
         "pretrain": ["digits_pretrain.yml", "--set", "model.ch=8"],
@@ -21,23 +24,23 @@ WORLDS = {
         "sfron": ["digits_sfron.yml"],
         "finetune": ["digits_finetune.yml"],
         "ga": ["digits_ga.yml"],
-        "salun": ["digits_saliency_unlearn.yml", "--set", "saliency.draws=1"],
+        "saliency": ["digits_saliency_unlearn.yml", "--set", "saliency.draws=1"],
+        "salun": ["digits_saliency_unlearn.yml"],
         "sa": ["digits_sa.yml"],
         "esd": ["digits_esd.yml"],
         "erasediff": ["digits_erasediff.yml"],
+        **{mode: ["digits_baselines.yml"] for mode in BASELINES},
+        "iu": ["digits_baselines.yml", "--set", "iu.k=8"],
     },
     "classifier": {
-        "pretrain": ["digits_cnn_pretrain.yml", "--set", "model.width=4"],
-        "fisher": ["digits_cnn_fisher.yml", "--set", "fisher.batch_size=300"],
-        "sfron": ["digits_cnn_sfron.yml", "--set", "unlearn.forget_every=2"],
-        "finetune": ["digits_cnn_finetune.yml"],
-        "ga": ["digits_cnn_ga.yml"],
-        "salun": ["digits_cnn_saliency_unlearn.yml"],
-        "sa": ["digits_cnn_sa.yml"],
-        "esd": ["digits_cnn_esd.yml"],
-        "erasediff": ["digits_cnn_erasediff.yml"],
+        "pretrain": ["digits_classifier.yml", "--set", "model={name: cnn, width: 4}"],
+        "fisher": ["digits_classifier.yml", "--set", "fisher.batch_size=300"],
+        "sfron": ["digits_classifier.yml", "--set", "unlearn.forget_every=2"],
+        "saliency": ["digits_classifier.yml"],
+        **{mode: ["digits_classifier.yml"] for mode in CLASSIFIER},
+        "iu": ["digits_classifier.yml", "--set", "iu.k=8"],
     },
-}
+}  # fmt: skip
 TOY = ["--set", "training.n_iters=4", "--set", "training.batch_size=8", "--set", "training.log_freq=1",
        "--set", "training.snapshot_freq=2"]  # fmt: skip
 
@@ -64,7 +67,7 @@ def mask(world: str, run: Path, label: int = 0) -> str:
 def saliency(world: str, run: Path, label: int = 0) -> str:
     """The path of SalUn's mask of the toy model, half of the weights."""
     folder = train.main(
-        ["--mode", "generate_mask", "--config", *WORLDS[world]["salun"], *from_run(run, label)]
+        ["--mode", "generate_mask", "--config", *WORLDS[world]["saliency"], *from_run(run, label)]
     )
     return str(folder / "with_0.5.safetensors")
 

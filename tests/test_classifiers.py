@@ -98,3 +98,50 @@ def test_unknown_architectures_are_refused_with_a_hint():
         build("resnot50")
     with pytest.raises(ArchitectureError, match="more than one head"):
         build("deit_tiny_distilled_patch16_224")
+
+
+VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+SWIN = {
+    "img_size": 8,
+    "patch_size": 1,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+}
+
+
+@pytest.mark.parametrize("arch, options, dims, blocks", [
+    ("vit_tiny_patch16_224", VIT, 32, 2), ("swin_tiny_patch4_window7_224", SWIN, 32, 2),
+])  # fmt: skip
+def test_options_make_small_transformers(arch, options, dims, blocks):
+    kwargs = {"arch": arch, "n_classes": 5, "in_channels": 1, "options": options}
+    net = models.build({"name": "timm", "kwargs": kwargs}).eval()
+    x = torch.rand(3, 1, 8, 8)
+    assert net.features(x).shape == (3, dims) and torch.equal(net(x), net.classify(net.features(x)))
+    attention = [m for m in net.modules() if hasattr(m, "qkv")]
+    assert len(attention) == blocks  # the library's own has 12
+
+
+@pytest.mark.parametrize("arch, options, message", [
+    ("vit_tiny_patch16_224", {"image_size": 8}, "cannot be built with image_size=8 .*unexpected keyword argument"),
+    ("vit_tiny_patch16_224", {"embed_dim": 33, "num_heads": 2}, "embed_dim=33, num_heads=2 .*divisible"),
+    ("vit_tiny_patch16_224", {"num_heads": 0}, "num_heads=0"), ("mobilenetv3_small_050", {"norm_layer": "no"}, "'no'"),
+    ("vit_tiny_patch16_224", {"num_classes": 3}, "num_classes is not for options to set"),
+    ("vit_tiny_patch16_224", {"checkpoint_path": "x.pth"}, "checkpoint_path is not for options to set"),
+    ("resnet18", {"img_size": 8}, "img_size given, but torchvision's resnet18 takes none"),
+])  # fmt: skip
+def test_options_that_a_model_does_not_take(arch, options, message):
+    described = describe(arch, 5, 1, 8)
+    described["kwargs"]["options"] = options
+    with pytest.raises(ArchitectureError, match=f"model.options: .*{message}") as error:
+        models.build(described)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv3_small_050"])
+def test_no_options_are_no_options(arch):
+    described = describe(arch, 5, 3, 8)
+    for none in (None, {}):
+        described["kwargs"]["options"] = none
+        assert models.build(described).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 5)

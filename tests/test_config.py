@@ -94,13 +94,13 @@ def test_mistakes_on_the_command_line(tmp_path):
         )
     with pytest.raises(InputError, match="joint is one step on the sum"):
         load_config(
-            "digits_cnn_sfron.yml",
+            "digits_classifier.yml",
             "sfron",
             flags={"method": "joint", "label_to_forget": 0, "ckpt_folder": "x"},
         )
     with pytest.raises(InputError, match="nothing is drawn for a classifier"):
         load_config(
-            "digits_cnn_fisher.yml",
+            "digits_classifier.yml",
             "generate_fisher",
             flags={"cond_scale": 3.0, "label_to_forget": 0, "ckpt_folder": "x"},
         )
@@ -122,9 +122,9 @@ def test_rl_is_resolved_by_world_and_printed(capsys):
     flags = {"unlearn_loss": "rl", "label_to_forget": 0, "ckpt_folder": "x"}
     assert load_config("digits_sfron.yml", "sfron", flags=flags).unlearn.loss == "match"
     assert "rl means 'match'" in capsys.readouterr().out
-    assert load_config("digits_cnn_sfron.yml", "sfron", flags=flags).unlearn.loss == "relabel"
+    assert load_config("digits_classifier.yml", "sfron", flags=flags).unlearn.loss == "relabel"
     with pytest.raises(InputError, match="match needs a label-conditional model"):
-        load_config("digits_cnn_sfron.yml", "sfron", flags={**flags, "unlearn_loss": "match"})
+        load_config("digits_classifier.yml", "sfron", flags={**flags, "unlearn_loss": "match"})
 
 
 def test_overlay_merges_the_block_of_the_world():
@@ -231,7 +231,7 @@ def test_no_dead_flag():
     for script in ROOT.glob("*.py"):
         text = script.read_text()
         flags = re.findall(r'add_argument\(\s*"(--)?(\w+)"', text)
-        known = {*config.FLAGS, "cond_scale"}
+        known = {*config.FLAGS, "cond_scale", "alpha"}
         for dashes, flag in flags:
             read = re.search(rf"args\.{flag}\b", text) or (
                 flag in known and re.search(rf'"{flag}"[,\]]', text)

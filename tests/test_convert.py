@@ -279,7 +279,7 @@ def test_arguments_that_do_not_go_together(run):
     with pytest.raises(InputError, match="x: no such file"):
         import_("x")
     with pytest.raises(InputError, match="world classifier; a published checkpoint is of world ddpm"):
-        convert.main(["x", "--config", "digits_cnn_pretrain.yml"])
+        convert.main(["x", "--config", "digits_classifier.yml"])
     classifier = cases.pretrain("classifier")
     with pytest.raises(InputError, match="world classifier; --export ddim is for ddpm models"):
         export(classifier)

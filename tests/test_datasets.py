@@ -1,9 +1,8 @@
-"""Data sets, streams and splits: sizes and values that can be derived, and every error in one line."""
+"""Data sets and streams: sizes and values that can be derived, and every error in one line."""
 
 from __future__ import annotations
 
 import gc
-import json
 import weakref
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -16,16 +15,9 @@ from PIL import Image
 
 import datasets
 from datasets import DataError, ImageSet, Stream, ordered, shapes
-from datasets.images import Shuffle, augment, keyed_generator
-from datasets.split import (
-    by_class,
-    by_count,
-    by_fraction,
-    by_index_file,
-    load_indices,
-    save_indices,
-    train_val_split,
-)
+from datasets.facts import FACTS
+from datasets.images import keyed_generator
+from datasets.split import train_val_split
 
 
 def toy(n: int = 10, size: int = 4) -> ImageSet:
@@ -145,6 +137,16 @@ def test_shapes_have_their_areas():
     assert max(np.linalg.norm(o, axis=1).max() for o in shapes.OUTLINES.values()) <= 1 + 1e-9
 
 
+def test_moments_are_those_of_the_train_part():
+    for name in ("digits", "shapes"):
+        x = datasets.load(name).images.double().div(255)  # (N, C, H, W)
+        for found, wanted in zip((x.mean((0, 2, 3)), x.std((0, 2, 3), correction=0)), datasets.MOMENTS[name]):
+            assert found.tolist() == pytest.approx(wanted, abs=6e-5), name
+    for name, moments in datasets.MOMENTS.items():
+        channels = FACTS[name][0] if name in FACTS else 3
+        assert name in datasets.DATASETS and [len(m) for m in moments] == [channels] * 2
+
+
 # ---- gather, ordered, Stream
 
 
@@ -198,30 +200,6 @@ def test_stream_keeps_the_global_generator(folder):
     for images in (toy(), datasets.load("folder", path=folder)):
         take(Stream(images, torch.arange(len(images)), 4, 0, "remain", flip=True), 3)
     assert torch.equal(torch.rand(1), wanted)
-
-
-def test_augment_moves_and_mirrors():
-    x = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8).expand(4, 2, 3, 3)
-    flip, shift = torch.tensor([0, 1, 0, 1]), torch.tensor([[1, 1], [1, 1], [0, 2], [2, 1]])
-    out = augment(x, flip, shift, crop=1)
-    assert torch.equal(out[:, 0], out[:, 1])  # channels move together
-    assert out[:, 0].tolist() == [
-        [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
-        [[3, 2, 1], [6, 5, 4], [9, 8, 7]],
-        [[0, 0, 0], [2, 3, 0], [5, 6, 0]],  # window one up, one right
-        [[6, 5, 4], [9, 8, 7], [0, 0, 0]],  # one down, mirrored
-    ]
-
-
-def test_stream_draws_every_flip_and_shift():
-    marked = torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
-    marked[0, 0, 1, 0] = 255  # left of the middle: a flip moves it right
-    images = ImageSet(marked, torch.zeros(1, dtype=torch.long), ("a",), "dot", "train")
-    x, _ = next(Stream(images, torch.arange(1), 400, 0, "remain", flip=True))
-    assert 160 < x[:, 0, 1, 0].sum() < 240 and x.sum() == 400  # 200, standard deviation 10
-    x, _ = next(Stream(images, torch.arange(1), 900, 0, "remain", crop=1))
-    seen = x[:, 0].sum(0)  # it stays, or moves by one: 6 places of 9, each 100; 3 windows lose it
-    assert (seen[:, :2] > 60).all() and (seen[:, :2] < 140).all() and (seen[:, 2] == 0).all()
 
 
 def test_keyed_generator_tells_keys_apart():
@@ -364,6 +342,119 @@ def test_folder_without_images(tmp_path):
         datasets.load("folder", path=tmp_path, split="test")
 
 
+def test_only_a_test_part_may_lack_classes_and_not_all(tmp_path):
+    write(tmp_path / "train/cat/0.png", np.zeros((4, 4)))
+    for place in ("train/dog", "test/dog"):
+        (tmp_path / place).mkdir(parents=True)
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=rf"{split}/\w+: no images in this class folder"):
+            datasets.load("folder", path=tmp_path, split=split)
+    write(tmp_path / "train/dog/0.png", np.zeros((4, 4)))
+    write(tmp_path / "test/cat/0.png", np.zeros((4, 4)))
+    assert datasets.load("folder", path=tmp_path, split="test").labels.tolist() == [0]
+
+
+# ---- Tiny ImageNet and ImageNet
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Two classes of three train images and four test images; the last lines and files are as easily lost."""
+    root = tmp_path / "tiny-imagenet-200"
+    for c, wnid in enumerate(("n02", "n01")):
+        for k in range(3):
+            write(
+                root / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", np.full((64, 64, 3), 40 * c + 10 * k)
+            )
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    for k in range(4):
+        write(root / "val" / "images" / f"val_{k}.JPEG", np.full((64, 64), 200 + k))
+    rows = [f"val_{k}.JPEG\t{('n01', 'n02', 'n02', 'n01')[k]}\t0\t32\t44\t62" for k in (0, 2, 1, 3)]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(rows))
+    return root
+
+
+def tree(root) -> dict:
+    return {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+
+
+def test_tinyimagenet_as_it_is_unpacked(tiny):
+    before = tree(tiny)
+    for path in (tiny, tiny.parent):
+        train = datasets.load("tinyimagenet", path=path)
+        assert (len(train), train.shape, train.classes) == (6, (3, 64, 64), ("n01", "n02"))
+        x, c = train.gather(torch.arange(6))
+        assert c.tolist() == [0, 0, 0, 1, 1, 1] and grey_levels(x) == [40, 50, 60, 0, 10, 20]
+        test = datasets.load("tinyimagenet", path=path, split="test")
+        (x, c), *_ = ordered(test, torch.arange(4), 4)
+        assert grey_levels(x) == [200, 202, 201, 203] and c.tolist() == [
+            0,
+            1,
+            1,
+            0,
+        ]  # in the order of the list
+        assert (test.shape, test.classes, test.split) == (train.shape, train.classes, "test")
+    assert datasets.load("tinyimagenet", path=tiny, image_size=8).gather(torch.arange(2))[0].shape == (
+        2,
+        3,
+        8,
+        8,
+    )
+    assert datasets.describe("tinyimagenet", path=tiny) == ((3, 64, 64), ("n01", "n02"))
+    assert tree(tiny) == before  # nothing moved, nothing written
+
+
+@pytest.mark.parametrize("break_it, message", [
+    (lambda val: (val / "images" / "val_3.JPEG").unlink(), r"val_3\.JPEG: is not there, but is listed"),
+    (lambda val: write(val / "images" / "val_4.JPEG", np.zeros((64, 64))), r"val_4\.JPEG: has no class"),
+    (lambda val: (val / "val_annotations.txt").unlink(), r"val_annotations\.txt: no such file"),
+    (lambda val: (val / "val_annotations.txt").write_text("val_0.JPEG\tn03\n"), r"val_0\.JPEG n03: wanted .*train"),
+    (lambda val: (val / "val_annotations.txt").write_text("n01\n"), r"txt: n01: wanted an image and a class"),
+])  # fmt: skip
+def test_tinyimagenet_test_part_that_does_not_fit_its_list(tiny, break_it, message):
+    break_it(tiny / "val")
+    with pytest.raises(DataError, match=message) as error:
+        datasets.load("tinyimagenet", path=tiny, split="test")
+    one_line(error)
+    assert len(datasets.load("tinyimagenet", path=tiny)) == 6
+
+
+def test_imagenet_resizes_all(tmp_path):
+    for part, value in (("train", 10), ("val", 20)):
+        for c, wnid in enumerate(("n02", "n01")):
+            write(tmp_path / "imagenet" / part / wnid / "a.JPEG", np.full((30, 50 + c, 3), value + c))
+            write(tmp_path / "imagenet" / part / wnid / "b.JPEG", np.full((40, 20), value + c))  # grey
+    (tmp_path / "imagenet" / "devkit").mkdir()
+    for path in (tmp_path, tmp_path / "imagenet"):
+        for part, value in (("train", 10), ("test", 20)):
+            images = datasets.load("imagenet", path=path, split=part, image_size=16)
+            x, c = images.gather(torch.arange(4))
+            assert (images.classes, images.shape, c.tolist()) == (("n01", "n02"), (3, 16, 16), [0, 0, 1, 1])
+            assert grey_levels(x) == [value + 1, value + 1, value, value] and x.shape == (4, 3, 16, 16)
+    assert datasets.load("imagenet", path=tmp_path).shape == (3, 224, 224)
+    write(tmp_path / "imagenet" / "val" / "n03" / "a.JPEG", np.zeros((30, 30)))
+    with pytest.raises(DataError, match=r"n03: a class that .*train does not have"):
+        datasets.load("imagenet", path=tmp_path, split="test")
+
+
+@pytest.mark.parametrize("name, wanted", [
+    ("tinyimagenet", "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it in {path}"),
+    ("imagenet", "make {path}/train/<wnid>/*.JPEG and {path}/val/<wnid>/*.JPEG"),
+])  # fmt: skip
+def test_absent_imagenets_say_what_to_put_where(tmp_path, name, wanted):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError) as error:
+            datasets.load(name, path=path)
+        message = one_line(error)
+        assert message.startswith(f"{name} is not there") and message.endswith(wanted.format(path=path))
+        assert "(data.path)" in message
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(DataError, match="train: no images"):
+        datasets.load(name, path=tmp_path)
+
+
 # ---- torchvision's
 
 
@@ -408,128 +499,3 @@ def test_unknown_names():
         datasets.load("digit")
     with pytest.raises(DataError, match="split: 'val' is not one of train, test"):
         datasets.load("digits", split="val")
-
-
-# ---- splits
-
-
-LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])
-
-
-@pytest.mark.parametrize("classes", [3, ("a", "b", "c")])
-def test_by_class(classes):
-    forget, remain = by_class(LABELS, 2, classes)
-    assert forget.tolist() == [2, 5] and remain.tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
-    forget, remain = by_class(LABELS, 0, classes, within=torch.tensor([9, 8, 3, 2]))
-    assert forget.tolist() == [3, 8] and remain.tolist() == [2, 9]
-
-
-@pytest.mark.parametrize("label, classes, within, message", [
-    (10, 10, None, r"label_to_forget: 10 is not a class of digits, which has 10 classes \(0\.\.9\)"),
-    (-1, 3, None, r"-1 is not a class of digits"),
-    (3, 4, None, "class 3 of digits has no examples"),
-    (2, 3, torch.tensor([2, 5]), "forgets all 2 examples"),
-])  # fmt: skip
-def test_by_class_refuses(label, classes, within, message):
-    with pytest.raises(DataError, match=message) as error:
-        by_class(LABELS, label, classes, name="digits", within=within)
-    one_line(error)
-
-
-def test_by_count_and_fraction():
-    forget, remain = by_count(LABELS, 4, seed=0)
-    assert len(forget) == 4 and torch.cat([forget, remain]).sort().values.tolist() == list(range(10))
-    assert forget.tolist() == sorted(forget.tolist()) and remain.tolist() == sorted(remain.tolist())
-    assert torch.equal(by_count(LABELS, 4, seed=0)[0], forget)
-    assert len({tuple(by_count(LABELS, 4, seed=s)[0].tolist()) for s in range(8)}) > 1
-    assert torch.equal(by_fraction(LABELS, 0.4, seed=0)[0], forget)
-    forget, remain = by_fraction(LABELS, 0.5, seed=0, label=1, classes=3)  # class 1 has 4 examples
-    assert len(forget) == 2 and set(LABELS[forget].tolist()) == {1} and len(remain) == 8
-    forget, remain = by_count(LABELS, 1, seed=0, within=torch.tensor([4, 7]))
-    assert sorted(forget.tolist() + remain.tolist()) == [4, 7]
-
-
-@pytest.mark.parametrize("call, message", [
-    (lambda: by_count(LABELS, 0, 0), r"0 is not in 1\.\.10"),
-    (lambda: by_count(LABELS, 11, 0), r"11 is not in 1\.\.10"),
-    (lambda: by_count(LABELS, 10, 0), "leaves none to remain"),
-    (lambda: by_count(LABELS, 3, 0, label=2, classes=3), r"3 is not in 1\.\.2, the examples of class 2"),
-    (lambda: by_fraction(LABELS, 0.0, 0), r"0.0 is not in \(0, 1\]"),
-    (lambda: by_fraction(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
-    (lambda: by_fraction(LABELS, 1.0, 0), "leaves none to remain"),
-    (lambda: train_val_split(LABELS, 1.0, 0), r"val_fraction: 1.0 is not in \[0, 1\)"),
-    (lambda: train_val_split(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
-    (lambda: Stream(toy(), torch.tensor([], dtype=torch.long), 4, 0, "forget"), "no images to draw forget batches"),
-])  # fmt: skip
-def test_impossible_numbers(call, message):
-    with pytest.raises(DataError, match=message) as error:
-        call()
-    one_line(error)
-
-
-def test_index_files(tmp_path):
-    save_indices(tmp_path / "new" / "forget.json", torch.tensor([1, 4]))
-    assert json.loads((tmp_path / "new" / "forget.json").read_text()) == [1, 4]
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["forget.json"]
-    np.save(tmp_path / "forget.npy", np.array([4, 1], dtype=np.int32))
-    for path in (tmp_path / "new" / "forget.json", tmp_path / "forget.npy"):
-        assert load_indices(path).tolist() == [1, 4]
-        forget, remain = by_index_file(path, 6)
-        assert forget.tolist() == [1, 4] and remain.tolist() == [0, 2, 3, 5]
-        with pytest.raises(DataError, match="index 4 is not among the examples the model was trained on"):
-            by_index_file(path, 6, within=torch.tensor([0, 1, 2]))
-
-
-@pytest.mark.parametrize("text, message", [
-    ("[0, 6]", r"index 6 is not in 0\.\.5"), ("[-1]", r"index -1 is not in 0\.\.5"),
-    ("[2, 0, 2]", "index 2 is listed more than once"), ("[0, 1, 2, 3, 4, 5]", "leaves none to remain"),
-    ("[]", "wanted a list of integers"), ("[0.5]", "wanted a list of integers"),
-    ("[true]", "wanted a list of integers"),
-    ('{"a": 1}', "wanted a list of integers"), ("3", "wanted a list of integers"), ("[1, [2]]", "neither a JSON list"),
-    ("[0, 1", "neither a JSON list"),
-])  # fmt: skip
-def test_index_file_refused(tmp_path, text, message):
-    (tmp_path / "forget.json").write_text(text)
-    with pytest.raises(DataError, match=rf"forget\.json: .*{message}") as error:
-        by_index_file(tmp_path / "forget.json", 6)
-    one_line(error)
-
-
-def test_index_file_missing_broken_or_pickled(tmp_path):
-    with pytest.raises(DataError, match="no such index file"):
-        load_indices(tmp_path / "none.json")
-    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for name in ("cut.npy", "objects.npy"):
-        with pytest.raises(DataError, match=f"{name}: neither"):
-            load_indices(tmp_path / name)
-
-
-def test_train_val_split_is_stratified_and_exact():
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[
-        torch.randperm(100, generator=keyed_generator("mix"))
-    ]
-    train, val = train_val_split(labels, 0.1, seed=0)
-    assert torch.bincount(labels[val]).tolist() == [5, 3, 2]
-    assert torch.cat([train, val]).sort().values.tolist() == list(range(100)) and val.tolist() == sorted(
-        val.tolist()
-    )
-    # 7 of 100: shares 3.5, 2.1, 1.4 -> 3 2 1, and the one that is missing to the largest remainder
-    assert torch.bincount(labels[train_val_split(labels, 0.07, seed=0)[1]]).tolist() == [4, 2, 1]
-    assert not torch.equal(train_val_split(labels, 0.1, seed=1)[1], val)
-    train, val = train_val_split(labels, 0.0, seed=0)
-    assert len(train) == 100 and val.tolist() == [] and val.dtype == torch.int64
-
-
-def test_frozen_augmentation_belongs_to_the_image():
-    """Published: an image is flipped once and for all. Fresh: it is flipped in about half of the epochs."""
-    indices = torch.arange(40)
-    frozen = Shuffle(indices, 0, "forget", True, 2, torch.device("cpu"), True)
-    fresh = Shuffle(indices, 0, "forget", True, 2, torch.device("cpu"))
-    by_index = lambda rows: rows[rows[:, 0].argsort()]
-    first, second = (by_index(frozen.epoch(e)) for e in (0, 1))
-    assert torch.equal(first, second) and 0 < first[:, 1].sum() < 40
-    assert not torch.equal(
-        frozen.epoch(0)[:, 0], frozen.epoch(1)[:, 0]
-    )  # the order is drawn afresh all the same
-    assert not torch.equal(*(by_index(fresh.epoch(e))[:, 1] for e in (0, 1)))

@@ -55,6 +55,19 @@ VARIANTS = {
     "esd_masked": ("esd", "SALIENCY"),
     "erasediff": ("erasediff",),
     "erasediff_masked": ("erasediff", "SALIENCY"),
+    "sfron_strict": ("sfron", "MASK", "--set", "unlearn.mask_mode=strict"),
+    "salun_split": ("salun", "SALIENCY", "--order", "split"),
+    "salun_joint": ("salun", "SALIENCY", "--order", "joint", "--unlearn_loss", "relabel"),
+    "salun_soft": ("salun_soft",),
+    "neggrad": ("neggrad",),
+    "l1_sparse": ("l1_sparse", "--no_l1_epochs", "0"),
+    "scrub": ("scrub", "--set", "training.batch_size=300"),  # a forget step, then remain steps
+    "bad_teacher": ("bad_teacher",),
+    "boundary_expand": ("boundary_expand",),
+    "boundary_shrink": ("boundary_shrink",),
+    "iu": ("iu",),
+    "iu_published": ("iu", "--set", "iu.solver=published"),
+    "fisher_forget": ("fisher_forget", "--alpha", "1e-6"),
 }
 
 
@@ -91,6 +104,8 @@ def test_golden_losses(original, variant):
     """Losses of four steps equal the recorded ones: rtol 1e-3 across torch versions."""
     world, run, parts = original
     mode, *more = arguments(variant, parts)
+    if mode not in cases.WORLDS[world]:
+        pytest.skip("moves decision boundaries: classifiers only")
     found = losses(cases.unlearn(world, mode, run, *more))
     wanted = json.loads(GOLDEN.read_text())[world][variant]
     assert found.keys() == wanted.keys()
@@ -115,6 +130,8 @@ ALWAYS_MASKED = [name for name, runner in MODES.items() if getattr(runner, "alwa
 def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     """Whatever the method, and with momentum and weight decay: what the mask freezes does not move at all."""
     world, run, parts = original
+    if mode not in cases.WORLDS[world]:
+        pytest.skip("moves decision boundaries: classifiers only")
     more = parts["FISHER"] if mode == "sa" else []
     settings = ["--set", f"optim.name={optimizer}", "--set", "optim.weight_decay=0.1", "--set", "optim.momentum=0.9",
                 "--set", "optim.lr=1e-3"]  # fmt: skip
@@ -126,7 +143,7 @@ def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     for n, m in mask.items():
         assert torch.equal(after[n][~m], before[n][~m]), n
     moved = sum(int((after[n][m] != before[n][m]).sum()) for n, m in mask.items())
-    assert moved > kept / 2
+    assert moved > kept / (20 if mode == "salun_soft" else 2)  # soft thresholding puts most of them back
 
 
 def test_a_gradient_mask_lets_weight_decay_through(original):

@@ -11,12 +11,20 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_safetensors
 
 import generate_fisher_mask
-from functions.artifacts import load_mask, load_tensors, save_mask, save_tensors
+from functions.artifacts import (
+    export_mask_pt,
+    load_mask,
+    load_tensors,
+    read_provenance,
+    save_mask,
+    save_tensors,
+)
 from functions.errors import InputError
-from functions.saliency import kept_share, pack_bits, ratio_mask, unpack_bits
+from functions.saliency import kept_share, pack_bits, ratio_mask, top_share_mask, top_share_masks, unpack_bits
 
 MADE = {"checkpoint": "abc", "forget": {"dataset": "digits", "label": 3}, "estimator": "per_example", "guidance": 0.0,
-        "draws": 8, "clip": None, "weights": "ema", "version": "0", "zero_ratio_salient": False}  # fmt: skip
+        "draws": 8, "clip": None, "weights": "ema", "version": "0", "zero_ratio_salient": False,
+        "cost": {"seconds": 1.0, "forward": 80, "backward": 80}}  # fmt: skip
 NAMES = ("down.0.block.0.conv1.weight", "down.0.block.0.conv1.bias", "conv_in.weight")
 
 
@@ -78,6 +86,53 @@ def test_packed_bits_are_numpys_and_come_back(shape):
     assert torch.equal(unpack_bits(packed, m.shape), m)
 
 
+def by_rank(score, share):
+    """What the published code means: sort all scores, ties by place, keep the first int(N q)."""
+    flat = torch.cat([s.flatten() for s in score.values()])
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    kept[flat.argsort(descending=True, stable=True)[: int(len(flat) * share)]] = True
+    return kept
+
+
+def joined(mask):
+    return torch.cat([m.flatten() for m in mask.values()])
+
+
+SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000, 0])  # 0: hardly any ties
+@pytest.mark.parametrize("chunk", [5, 1 << 22])
+def test_masks_of_several_shares_come_from_one_ranking(monkeypatch, levels, chunk):
+    monkeypatch.setattr("functions.saliency.CHUNK", chunk)
+    generator = torch.Generator().manual_seed(levels)
+    score = {
+        n: torch.rand(s, generator=generator)
+        for n, s in (("a", (7, 11)), ("b", ()), ("c", (0,)), ("d", (53,)))
+    }
+    if levels:
+        score = {n: (s * levels).floor() / levels for n, s in score.items()}
+    masks = top_share_masks(score, SHARES)
+    assert list(masks) == SHARES
+    smaller = torch.zeros(131, dtype=torch.bool)
+    for share, mask in masks.items():
+        assert {n: m.shape for n, m in mask.items()} == {n: s.shape for n, s in score.items()}
+        assert torch.equal(joined(mask), by_rank(score, share)), share
+        assert torch.equal(joined(mask), joined(top_share_mask(score, share)))
+        assert not (smaller & ~joined(mask)).any()  # nested
+        smaller = joined(mask)
+
+
+# int(10 * 0.7) = 7, but int(100 * 0.29) = 28 and int(3 * (0.1 + 0.2)) = 0: rounding as published
+@pytest.mark.parametrize("n", [1, 3, 10, 33, 100, 997])
+def test_the_number_kept_is_the_published_expression(n):
+    shares = [*SHARES, 0.29, 0.57, 0.1 + 0.2, 0.0]
+    for share, mask in top_share_masks({"w": torch.rand(n)}, shares).items():
+        assert int(mask["w"].sum()) == int(n * share)
+    assert not torch.stack(list(top_share_mask({"w": torch.zeros(n)}, 0.0).values())).any()
+    assert int(top_share_mask({"w": torch.zeros(100)}, 0.29)["w"].sum()) == 28
+
+
 # ---- files
 
 
@@ -121,6 +176,60 @@ def test_a_mask_made_for_something_else_is_refused(tmp_path, difference, line):
     assert refused(path, shapes_of(a_mask()), {**MADE, **difference}) == line.format(path)
 
 
+def forget_set(**fields):
+    return {**MADE, "forget": {"dataset": "digits", **fields}}
+
+
+A, B = "a" * 64, "b" * 64  # hashes of indices
+CLASS_3, OLD_3 = forget_set(label=3, name="3", indices=A), forget_set(label=3)
+RANDOM = forget_set(label=None, name="random4500_s2", indices=A)
+SETS = "(--num_indexes_to_replace, --forget_idx, --seed)"
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "line"),
+    [
+        (CLASS_3, forget_set(label=0, name="0", indices=B), "made for class 3, this run forgets class 0 (--label_to_forget)"),
+        (OLD_3, forget_set(label=0, name="0", indices=B), "made for class 3, this run forgets class 0 (--label_to_forget)"),
+        (CLASS_3, forget_set(label=3, name="3", indices=B),
+         f"made for forget set 3 ({A[:12]}), this run forgets 3 ({B[:12]}) {SETS}"),
+        (RANDOM, forget_set(label=None, name="random4500_s3", indices=B),
+         f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s3 ({B[:12]}) {SETS}"),
+        (RANDOM, forget_set(label=None, name="random4500_s2", indices=B),
+         f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s2 ({B[:12]}) {SETS}"),
+        (RANDOM, CLASS_3, f"made for forget set random4500_s2 ({A[:12]}), this run forgets 3 ({A[:12]}) {SETS}"),
+        (OLD_3, RANDOM, f"made for forget set 3, this run forgets random4500_s2 ({A[:12]}) {SETS}"),
+        (CLASS_3, forget_set(label=None, name="random100_c3_s2", indices=B),
+         f"made for forget set 3 ({A[:12]}), this run forgets random100_c3_s2 ({B[:12]}) {SETS}"),
+        ({**RANDOM, "forget": {**RANDOM["forget"], "dataset": "shapes"}}, CLASS_3,
+         "made for shapes, this run uses digits (data.dataset)"),
+    ],
+)  # fmt: skip
+def test_a_mask_of_another_forget_set_is_refused(tmp_path, made, asked, line):
+    path = tmp_path / "with_0.5.safetensors"
+    save_mask(path, a_mask(), made)
+    assert refused(path, shapes_of(a_mask()), asked) == f"mask {path}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("made", "asked"), [(RANDOM, RANDOM), (OLD_3, CLASS_3), (CLASS_3, OLD_3), (OLD_3, OLD_3)]
+)
+def test_what_an_older_file_does_not_say_is_not_compared(tmp_path, made, asked):
+    path = tmp_path / "with_0.5.safetensors"
+    save_mask(path, a_mask(), made)
+    assert joined(load_mask(path, shapes_of(a_mask()), asked)).equal(joined(a_mask()))
+
+
+def test_the_provenance_alone(tmp_path):
+    save_mask(tmp_path / "ours.safetensors", a_mask(), MADE)
+    export_mask_pt(tmp_path / "theirs.pt", a_mask())
+    made = read_provenance(tmp_path / "ours.safetensors")
+    assert made.pop("shapes") == {n: list(s) for n, s in shapes_of(a_mask()).items()} and made == MADE
+    assert read_provenance(tmp_path / "theirs.pt") == {}
+    with pytest.raises(InputError, match="no such file"):
+        read_provenance(tmp_path / "none.safetensors")
+
+
 def test_a_mask_for_another_architecture_is_refused(tmp_path):
     path, mask = tmp_path / "fisher_1.0.safetensors", a_mask()
     save_mask(path, mask, MADE)
@@ -154,7 +263,7 @@ def test_a_file_that_is_no_mask_is_refused(tmp_path):
         assert "wanted a" in refused(tmp_path / "content.pt", shapes, MADE)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float32])
 def test_a_foreign_mask_is_read_with_a_warning(tmp_path, capsys, dtype):
     mask, path = a_mask(), tmp_path / "with_0.5.pt"
     mask[NAMES[2]][:] = False

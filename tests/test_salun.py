@@ -94,7 +94,7 @@ def original(request, tmp_path_factory):
 
 
 def make_masks(world, run, *more):
-    return cases.train.main(["--mode", "generate_mask", "--config", *cases.WORLDS[world]["salun"],
+    return cases.train.main(["--mode", "generate_mask", "--config", *cases.WORLDS[world]["saliency"],
                              *cases.from_run(run, 0), *more])  # fmt: skip
 
 
@@ -172,5 +172,3 @@ def test_published_hyper_parameters():
     )
     with pytest.raises(InputError, match=r"--method joint: unlearn\.method: has no meaning in mode salun"):
         load_config("cifar10_saliency_unlearn.yml", "salun", flags={**flags, "method": "joint"})
-    with pytest.raises(InputError, match="mask_mode: strict has no meaning in mode sfron"):
-        load_config("cifar10_sfron.yml", "sfron", settings=["unlearn.mask_mode=strict"], flags=flags)

@@ -334,12 +334,13 @@ def test_replay_of_another_size_is_refused(run):
         make_fisher(copy)
 
 
-def test_a_classifier_has_no_sweep_and_no_samples():
+def test_a_classifier_has_no_sweep_and_no_samples(tmp_path):
+    (tmp_path / "sweep.yml").write_text("world: classifier\ndata: {dataset: digits}\nfim: {}\n")
     with pytest.raises(InputError, match="world: classifier has no timesteps to sum over"):
-        load_config("digits_cnn.yml", "fim", settings=["fim.n_chunks=2", "ckpt_folder=x"])
+        load_config(str(tmp_path / "sweep.yml"), "fim", settings=["fim.n_chunks=2", "ckpt_folder=x"])
     with pytest.raises(InputError, match=r"sa\.replay: a classifier draws no samples; wanted remain"):
         load_config(
-            "digits_cnn_sa.yml",
+            "digits_classifier.yml",
             "sa",
             settings=["sa.replay=samples"],
             flags={"label_to_forget": 0, "ckpt_folder": "x"},

@@ -137,7 +137,7 @@ def test_what_a_run_writes():
     step = {
         f"ckpts/step_{s:07d}/{f}"
         for s in (2, 4)
-        for f in ("model.safetensors", "ema.safetensors", "state.pt", "meta.json")
+        for f in ("model.safetensors", "ema.safetensors", "indices.safetensors", "state.pt", "meta.json")
     }
     previews = {f"previews/step_{s:07d}.png" for s in (2, 4)}
     assert files == step | previews | {
@@ -164,7 +164,8 @@ def test_unlearning_folders_and_provenance():
     indices = load_indices(forgot / "logs" / "forget_indices.json")
     assert torch.equal(indices, (labels == 3).nonzero().flatten())
     meta = checkpoint.load_meta(forgot)
-    assert meta["forget"] == {"label": 3} and meta["source"] == checkpoint.weights_hash(run, "ema")
+    assert meta["forget"] == {"label": 3, "count": None, "fraction": None, "index_file": None}
+    assert meta["source"] == checkpoint.weights_hash(run, "ema")
 
 
 def test_two_runs_in_one_second(tmp_path, monkeypatch):
@@ -363,7 +364,7 @@ def test_data_parallel_only_where_several_devices_are(monkeypatch):
 def test_names_in_files_are_the_plain_models_under_data_parallel(monkeypatch):
     """Without a GPU DataParallel calls the module itself: same numbers, and no `module.` in any file."""
     plain = train.main(command("ddpm", 2))
-    monkeypatch.setattr("runners.base.parallel", lambda model, device: torch.nn.DataParallel(model))
+    monkeypatch.setattr("functions.forward.parallel", lambda model, device: torch.nn.DataParallel(model))
     wrapped = train.main(command("ddpm", 2))
     for kind in ("raw", "ema"):
         assert cases.same(cases.weights(plain, kind), cases.weights(wrapped, kind))
@@ -386,7 +387,7 @@ def test_the_shipped_classifier_config_logs_its_forget_loss():
         "--mode",
         "sfron",
         "--config",
-        "digits_cnn_sfron.yml",
+        "digits_classifier.yml",
         *cases.from_run(original, 0),
         "--set",
         "training.n_iters=20",

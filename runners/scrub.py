@@ -1,0 +1,43 @@
+"""SCRUB: disobey the original on the forget set, obey it on the remain set (arXiv 2302.09880)."""
+
+import copy
+
+import torch
+
+from runners.base import Runner
+
+
+class Scrub(Runner):
+    """In the first `msteps` epochs a pass raises KL_T on D_f, and in every epoch one lowers gamma L_r + alpha KL_T.
+
+    KL_T = T^2 KL(teacher / T || student / T), the teacher the original. Its gradient is zero where both are equal, so
+    the first step moves nothing.
+    """
+
+    mode, always_masked, copies = "scrub", True, 1  # the teacher
+
+    def passes(self, epoch):
+        return ("forget", "remain") if epoch < self.cfg.scrub.msteps else ("remain",)
+
+    def setup(self, setup):
+        self.teacher = copy.deepcopy(self.plain).eval().requires_grad_(False)
+        self.cost.watch(self.teacher)
+
+    def divergence(self, draw, prediction):
+        t = self.cfg.scrub.temperature
+        with torch.no_grad():
+            target = self.task.predict(self.teacher, draw)
+        return t**2 * self.task.divergence(target / t, prediction / t).mean()
+
+    def step(self, k):
+        s, clip = self.cfg.scrub, self.cfg.optim.grad_clip
+        if self.epochs.at(k)[1] == "forget":
+            draw = self.task.draw(*next(self.forget))
+            kl = self.divergence(draw, self.task.predict(self.model, draw))
+            self.descend(-kl, self.mask, clip)
+            return {"forget": kl.detach()}
+        draw = self.task.draw(*next(self.remain))
+        prediction = self.task.predict(self.model, draw)
+        kl, loss = self.divergence(draw, prediction), self.task.losses_of(prediction, draw).mean()
+        self.descend(s.gamma * loss + s.alpha * kl, self.mask, clip)
+        return {"remain": loss.detach(), "divergence": kl.detach()}
