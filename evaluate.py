@@ -21,7 +21,7 @@ EPILOG = """columns:
   RTE                 minutes of unlearning, mask or Fisher included
 
 One forward pass over each part of the data, kept in RUN/logits. The numbers go to section "classification" of
-RUN/metrics.json."""
+RUN/metrics.json (with --on val: "classification_val")."""
 
 COLUMNS = [
     tables.Column("UA", "UA %", 2),
@@ -94,8 +94,10 @@ def chosen_runs(args: argparse.Namespace) -> dict:
     named = [path for path in (args.original, args.retrain, *args.runs) if path]
     runs = {path: read_run(path, args.weights) for path in dict.fromkeys(named)}
     reference = runs.get(args.retrain)
-    if reference and "forget" not in reference.indices:
-        raise InputError(f"{args.retrain}: left nothing out, it is no retrained model (--retrain)")
+    if reference and reference.meta["mode"] != "retrain":
+        raise InputError(
+            f"{args.retrain}: a run of mode {reference.meta['mode']}, wanted a retrained model (--retrain)"
+        )
     for path, run in runs.items():
         if reference:
             runs[path] = require_same_forgetting(run, reference)
@@ -196,7 +198,10 @@ def write(args: argparse.Namespace, run, found: dict, target: dict | None) -> Pa
         "scikit-learn": sklearn.__version__,
         "version": version(),
     }
-    sections["classification"] = {**found["numbers"], "contract": contract(protocol, record)}
+    sections["classification" if args.on == "test" else "classification_val"] = {
+        **found["numbers"],
+        "contract": contract(protocol, record),
+    }
     write_json(out, sections)
     return out
 

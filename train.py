@@ -37,7 +37,7 @@ FLAGS = ["label_to_forget", "ckpt_folder", "mask_path", "method", "unlearn_loss"
          "decay_forget_alpha", "remain_alpha", "cond_scale", "seed", "dataset", "data_path", "arch", "save_dir",
          "epochs", "batch_size", "lr", "momentum", "weight_decay", "decreasing_lr", "class_to_replace",
          "num_indexes_to_replace", "forget_fraction", "forget_idx", "alpha", "no_l1_epochs", "bn_mode", "order",
-         "export"]  # fmt: skip
+         "export", "compile", "bf16"]  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,6 +115,12 @@ def _add_training_arguments(p) -> None:
     p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
     p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
     p.add_argument("--batch_size", type=int)
+    p.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile the model that steps call"
+    )
+    p.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="forward passes of training in bfloat16"
+    )
     p.add_argument("--momentum", type=float)
     p.add_argument("--weight_decay", type=float)
     p.add_argument(

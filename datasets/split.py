@@ -86,21 +86,34 @@ def by_index_file(
     Raises DataError where the file, or `<stem>.source.json` beside it, says that they are those of another data set,
     for an index out of range, outside `within` or listed twice, and where nothing would remain.
     """
-    indices, sources = _read(Path(path))
-    for source in sources:
-        for key, wanted in (("dataset", name), ("n", n)):
-            if wanted is not None and source.get(key, wanted) != wanted:
-                raise DataError(f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} "
-                                "(forget.index_file)")  # fmt: skip
     pool = _pool(n, within)
+    indices = checked_indices(path, n, pool, name)
+    return _cut(indices, pool, str(path))
+
+
+def checked_indices(
+    path: str | Path,
+    n: int,
+    pool: Tensor | None = None,
+    name: str | None = None,
+    key: str = "forget.index_file",
+) -> Tensor:
+    """The sorted indices in a file, each one of the n examples of `name` and of `pool`, none twice. `key` names it."""
+    indices, sources = _read(Path(path), key)
+    for source in sources:
+        for what, wanted in (("dataset", name), ("n", n)):
+            if wanted is not None and source.get(what, wanted) != wanted:
+                raise DataError(f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} "
+                                f"({key})")  # fmt: skip
+    pool = _pool(n, pool)
     for wrong, why in (
         (indices[(indices < 0) | (indices >= n)], f"is not in 0..{n - 1}, the examples of the data set"),
         (indices[~torch.isin(indices, pool)], "is not among the examples the model was trained on"),
         (indices[1:][indices[1:] == indices[:-1]], "is listed more than once"),
     ):
         if len(wrong):
-            raise DataError(f"{path}: index {int(wrong[0])} {why} (forget.index_file)")
-    return _cut(indices, pool, str(path))
+            raise DataError(f"{path}: index {int(wrong[0])} {why} ({key})")
+    return indices
 
 
 def train_val_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -140,13 +153,13 @@ def save_indices(path: str | Path, indices: Tensor, source: dict | None = None) 
 def load_indices(path: str | Path) -> Tensor:
     """Sorted LongTensor of a JSON list of integers, of a JSON object {"dataset": name, "indices": list}, or of a
     one-dimensional integer .npy file."""
-    return _read(Path(path))[0]
+    return _read(Path(path), "index file")[0]
 
 
-def _read(path: Path) -> tuple[Tensor, list[dict]]:
+def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
     """The indices, and what is said of their data set, in the file itself or beside it."""
     if not path.is_file():
-        raise DataError(f"{path}: no such index file (forget.index_file)")
+        raise DataError(f"{path}: no such index file ({key})")
     try:
         loaded = np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text())
         sources = []

@@ -41,8 +41,8 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
 
 
 def read_provenance(path: Path | str) -> dict:
-    """The provenance alone; empty for a foreign mask. Raises InputError as `load_tensors` does."""
-    if _is_foreign(path):
+    """The provenance alone; empty for a foreign mask or Fisher. Raises InputError as `load_tensors` does."""
+    if _is_foreign(path) or Path(path).suffix == ".pkl":
         return {}
     with _opened(path) as (_, provenance):
         return provenance

@@ -26,18 +26,22 @@ def freeze_statistics(model: nn.Module) -> None:
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Running mean and variance become the average over `batches` (x, c) of the weights as they are now.
 
-    Batches count alike, a short last one too. Everything but BatchNorm is in eval mode meanwhile.
+    Batches count alike, a short last one too, but one of a single image, of which no variance can be had, is left out
+    after others. Everything but BatchNorm is in eval mode meanwhile.
     """
     layers = batch_norms(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    with in_mode(model, train=False):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain average of all batches
-            layer.train()
-        for x, _ in batches:
-            model(x)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
+    try:
+        with in_mode(model, train=False):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain average of all batches
+                layer.train()
+            for i, (x, _) in enumerate(batches):
+                if len(x) > 1 or i == 0:
+                    model(x)
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum

@@ -48,6 +48,10 @@ def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:
     indices = checkpoint.load_indices(path)
     if indices is None:
         raise InputError(f"{path}: an older run that kept no indices of its data; run it again")
+    earlier = [s["name"] for s in meta.get("forgotten_before", []) if s["label"] is not None]
+    if earlier:
+        raise InputError(f"{path}: its original had forgotten class {', '.join(earlier)} before: the test set to judge "
+                         "it by would still hold that class")  # fmt: skip
     kind = checkpoint.choose_kind(path, weights)
     seconds = meta["cost"]["seconds"] + (meta.get("prepared") or {}).get("seconds", 0.0)
     minutes = seconds / 60 if "forget" in indices else None
@@ -60,10 +64,14 @@ def require_same_forgetting(run: ClassifierRun, reference: ClassifierRun) -> Cla
     An original model, which has no forget set of its own, is returned with that of the reference.
     """
     names = f"{run.path} and {reference.path}"
-    for key in ("dataset", "shape", "classes"):
-        one, other = run.meta["data"][key], reference.meta["data"][key]
+    for key in ("dataset", "shape", "classes", "n", "content"):
+        one, other = run.meta["data"].get(key), reference.meta["data"].get(key)
         if one != other:
             raise InputError(f"{names}: data.{key} {one} and {other}: not to be compared (--retrain)")
+    if run.meta["model"] != reference.meta["model"]:
+        raise InputError(
+            f"{names}: models {run.meta['model']} and {reference.meta['model']}: not to be compared (--retrain)"
+        )
     own, wanted = dict(run.indices), dict(reference.indices)
     if "forget" not in own:
         if not torch.equal(own["remain"], torch.cat([wanted["remain"], wanted["forget"]]).sort().values):

@@ -76,6 +76,8 @@ FLAGS = {
     "bn_mode": "unlearn.bn_mode",
     "order": "unlearn.order",
     "export": "saliency.export",
+    "compile": "training.compile",
+    "bf16": "training.bf16",
     "ckpt_folder": "ckpt_folder",
     "mask_path": "unlearn.mask_path",
     "method": "unlearn.method",
@@ -161,13 +163,14 @@ class Layers:
     def __init__(self) -> None:
         self.values: dict = {}
         self.sources: dict[tuple[str, ...], str] = {}
+        self.architecture: dict = {}  # the model that the file's pretraining makes, for modes that start from one
 
     def merge(self, tree: dict, source: str, prefix: tuple[str, ...] = ()) -> None:
         """Later layers win, key by key; a section set to null is dropped."""
         for key, value in tree.items():
             path = (*prefix, str(key))
             self.sources[path] = source
-            if (other := ALTERNATIVES.get(path[-2:], key)) not in tree:
+            if value is not None and (other := ALTERNATIVES.get(path[-2:], key)) not in tree:
                 self.node(prefix).pop(other, None)
             if isinstance(value, dict):
                 if key == "model" and "name" in value:  # another model has other keys
@@ -195,6 +198,7 @@ class Layers:
         if blocks is None:
             return
         where = self.sources[("modes",)]
+        self.architecture = (blocks.get("pretrain") or {}).get("model", {})
         for name in blocks:
             if name not in NEEDS:
                 raise InputError(
@@ -258,27 +262,33 @@ def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
     of_mode = {"cond_scale": COND_SCALE.get(mode), "alpha": ALPHA.get(mode)}
     keys = {**FLAGS, **{flag: key for flag, key in of_mode.items() if key}}
     sections = (*NEEDS[mode], *OPTIONAL.get(mode, ("model",)), "seeds", "data", "save_dir")
+    given: dict[str, str] = {}
     for flag, value in flags.items():
         if value is None or (flag == "class_to_replace" and value == -1):  # published: images of every class
             continue
         if flag not in keys or keys[flag].split(".")[0] not in sections:
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
+        said = f"--{flag} {value}"
+        if given.setdefault(keys[flag], said).split()[1:] != said.split()[1:]:
+            raise InputError(f"{given[keys[flag]]} and {said}: both set {keys[flag]}, and differ")
         if flag == "arch":
             value = _model_of(value, layers)
         if flag == "unlearn_loss" and value == "rl":
             world = layers.values.get("world")
             value = RL_ALIAS.get(world, value) if isinstance(world, str) else value
             print(f"--unlearn_loss rl means {value!r} for world {world!r}")
-        layers.merge(_nested(keys[flag], value), f"--{flag} {value}")
+        layers.merge(_nested(keys[flag], value), said)
 
 
 def _model_of(arch: str, layers: Layers) -> dict:
     """The `model` section of an architecture's name, in place of the config's: ours, torchvision's or timm's."""
-    section = layers.values.pop("model", None)
-    large = isinstance(section, dict) and section.get("name") == "torchvision"
+    section = layers.values.pop("model", None) or layers.architecture
+    name = section.get("name") if isinstance(section, dict) else None
+    if name is not None and section.get("arch", name) == arch:  # the config's own, with all it says of it
+        return section
     if arch == "cnn":
         return {"name": "cnn"}
-    if arch in RESNETS and (large or arch not in CIFAR_ARCHS):
+    if arch in RESNETS and (name == "torchvision" or arch not in CIFAR_ARCHS):
         return {"name": "torchvision", "arch": arch}
     return {"name": "cifar" if arch in CIFAR_ARCHS else "timm", "arch": arch}
 
@@ -379,6 +389,13 @@ def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
     if mode.startswith("boundary") and cfg.world != "classifier":
         raise InputError(f"{layers.source(('world',))}: world: mode {mode} moves decision boundaries, which only a "
                          "classifier has")  # fmt: skip
+    t = cfg.training
+    if mode == "boundary_expand" and (t.bf16 or t.compile):
+        raise InputError(f"{layers.source(('training',))}: training: bf16 and compile are not for "
+                         "boundary_expand, which takes the model apart")  # fmt: skip
+    if cfg.unlearn and cfg.unlearn.bn_mode == "recalibrate" and t and t.ema:
+        raise InputError(f"{layers.source(('unlearn', 'bn_mode'))}: unlearn.bn_mode: recalibrate is for the weights "
+                         "themselves; training.ema must be false")  # fmt: skip
     if mode == "pretrain" and cfg.forget is not None:
         raise InputError(
             f"{layers.source(('forget',))}: forget: pretrain learns every class; retrain leaves one out"

@@ -11,8 +11,9 @@ from torch import nn
 class Cost:
     """Counts, from `start` to `pause`: seconds, and images passed forward and backward through `watch`ed models.
 
-    A forward pass under enabled gradients of a model with trainable weights counts as one backward pass too: each loss
-    here is differentiated once. Whoever pauses has synchronised the device (a snapshot and the end of a pass do).
+    A forward pass under enabled gradients counts as one backward pass too where the model has trainable weights or the
+    images ask for a gradient: each loss here is differentiated once. Whoever pauses has synchronised the device (a
+    snapshot and the end of a pass do).
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,8 @@ class Cost:
         def count(module: nn.Module, args: tuple) -> None:
             if self._started is not None:
                 self.forward += len(args[0])
-                self.backward += len(args[0]) if trainable and torch.is_grad_enabled() else 0
+                differentiated = torch.is_grad_enabled() and (trainable or args[0].requires_grad)
+                self.backward += len(args[0]) if differentiated else 0
 
         model.register_forward_pre_hook(count)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 class Epochs:
     """An epoch is one pass over a set, or several passes in turn, as `passes(epoch)` names them.
 
-    A pass over n images is ceil(n / batch_size) steps. Most methods pass over the remain set; SalUn's split order is
+    A pass over n images is ceil(n / batch_size) steps of full batches: 5 images at batch 64 are one step of 64, each
+    image drawn a dozen times (`Stream`). Most methods pass over the remain set; SalUn's split order is
     the forget set and then the remain set; SCRUB leaves the forget set out after its first epochs.
     """
 

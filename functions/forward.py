@@ -24,6 +24,11 @@ class Forward(nn.Module):
             return self.model(x, *args).float()
 
 
+def counted(model: nn.Module) -> nn.Module:
+    """The module whose calls are all forward passes: the plain model inside a `Forward`, else what is called."""
+    return model.model if isinstance(model, Forward) else model
+
+
 def training_forward(model: nn.Module, device: torch.device, training: Training | None) -> nn.Module:
     """What a runner calls in place of `model`. With `channels_last` the weights change their format, in place."""
     if training is None:

@@ -12,6 +12,7 @@ model's device. The model is in `eval()` during a pass; modes, flags and `.grad`
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -165,11 +166,17 @@ class _Loss(nn.Module):
 
 @contextmanager
 def _forward_mode() -> Iterator[None]:
-    """Attention by plain products: fused kernels and MultiheadAttention's fast path have no forward-mode derivative."""
+    """Attention by plain products: fused kernels and MultiheadAttention's fast path have no forward-mode derivative.
+
+    torch's first forward-mode pass warns of a decorator that torch itself still uses: not for our users.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning
+            )
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

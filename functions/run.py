@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import tempfile
 import traceback
 from pathlib import Path
 
 from tqdm import tqdm
 
 from functions.errors import InputError
-from functions.files import read_json, write_atomic, write_json
+from functions.files import read_json, umask, write_atomic, write_json
 
 
 def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> Path:
@@ -44,11 +45,15 @@ class RunFolder:
     @classmethod
     def create_at(cls, path: Path, config: str, origin: dict) -> RunFolder:
         """The new folder `path`. Raises FileExistsError where there is one."""
-        path.mkdir(parents=True)
-        run = cls(path)
-        write_atomic(run.logs / "config.yml", config)
-        write_json(run.logs / "origin.json", origin)
-        return run
+        if path.exists():
+            raise FileExistsError(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = cls(Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")))
+        made.path.chmod(0o777 & ~umask())
+        write_atomic(made.logs / "config.yml", config)
+        write_json(made.logs / "origin.json", origin)
+        os.rename(made.path, path)  # whole or absent: a folder without its origin could not be resumed
+        return cls(path)
 
     @classmethod
     def create_in(cls, path: Path | str, config: str, origin: dict) -> RunFolder:

@@ -20,7 +20,7 @@ from functions.config import config_hash, dump_config
 from functions.cost import Cost
 from functions.epochs import Epochs
 from functions.errors import InputError
-from functions.forward import training_forward
+from functions.forward import counted, training_forward
 from functions.optim import make_optimizer, set_lr
 from functions.randomness import key_seed
 from functions.run import RunFolder, run_parent
@@ -84,7 +84,7 @@ class Runner:
         )  # the step that lost its mind
         self.cost = Cost()
         self.setup(setup)
-        self.cost.watch(self.model)  # last: copies made before do not count for it
+        self.cost.watch(counted(self.model))  # last: copies made before do not count for it
 
     def setup(self, setup: Setup) -> None:
         """What a method needs beyond the above: anchors, teachers, other data. The weights are still the original's."""
@@ -232,7 +232,10 @@ class Runner:
     def _check_finite(self, done: int) -> None:
         """Stop before anything broken is written: NaN in a loss since the last check, or in a weight now."""
         bad = int(self.first_bad)
-        if bad < 0 and torch.stack(torch._foreach_norm(self.params)).isfinite().all():
+        state = [
+            t for t in self.plain.state_dict().values() if t.is_floating_point()
+        ]  # BatchNorm's statistics too
+        if bad < 0 and torch.stack(torch._foreach_norm(state)).isfinite().all():
             return
         what = (
             f"the loss became NaN or infinite at step {bad}"
@@ -304,7 +307,7 @@ class Runner:
 
     def origin(self) -> dict:
         """What must be equal for a run to be continued: everything that decides its numbers."""
-        kept = ("source", "mask", "data", "selection", "fisher", "replay")
+        kept = ("source", "mask", "data", "indices", "selection", "fisher", "replay")
         return {
             "mode": self.mode,
             "config": config_hash(self.cfg),

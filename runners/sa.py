@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from functions.anchors import Anchor
-from functions.artifacts import load_fisher
+from functions.artifacts import load_fisher, read_provenance
+from functions.cost import total
 from functions.files import sha256_file
 from runners.base import Runner, provenance, shapes_of
 from runners.replay import fingerprint, own_samples
@@ -25,7 +26,8 @@ class SelectiveAmnesia(Runner):
         s = self.cfg.sa
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
         fisher = load_fisher(path, shapes_of(self.plain), provenance(setup))
-        self.meta = {**self.meta, "fisher": sha256_file(path)}
+        costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
+        self.meta = {**self.meta, "fisher": sha256_file(path), "prepared": total(costs) if costs else None}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":
             classes = set(range(self.task.n_classes)) - {self.cfg.forget.label}

@@ -10,8 +10,8 @@ from runners.base import Runner
 class Scrub(Runner):
     """In the first `msteps` epochs a pass raises KL_T on D_f, and in every epoch one lowers gamma L_r + alpha KL_T.
 
-    KL_T = T^2 KL(teacher / T || student / T), the teacher the original. Its gradient is zero where both are equal, so
-    the first step moves nothing.
+    KL_T = T^2 KL(teacher / T || student / T), the teacher the original in eval mode. Its gradient is zero where both
+    agree: with BatchNorm frozen and no dropout the first step moves nothing.
     """
 
     mode, always_masked, copies = "scrub", True, 1  # the teacher

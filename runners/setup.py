@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import datasets
 import models
 from datasets.facts import MOMENTS
-from datasets.split import load_indices, select, train_val_split
+from datasets.split import checked_indices, select, train_val_split
 from functions import checkpoint
 from functions.classifier_training import count_right
 from functions.distributed import choose_device
@@ -68,8 +68,10 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
     images = datasets.load(
         cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size
     )
-    data = {"dataset": cfg.data.dataset, "n_classes": images.n_classes,
-            "shape": list(images.shape), "classes": list(images.classes)}  # fmt: skip
+    data = {"dataset": cfg.data.dataset, "n_classes": images.n_classes, "shape": list(images.shape),
+            "classes": list(images.classes), "n": len(images), "content": _content(images)}  # fmt: skip
+    if cfg.ckpt_folder is not None:
+        _check_original(cfg, data)
     pool, val = _split(cfg, images)
     forget, remain, selection = None, pool, None
     if cfg.forget is not None:
@@ -88,6 +90,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
         functools.partial(_validate, images, val, cfg) if cfg.world == "classifier" and len(val) else None
     )
     record = run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg), selection)
+    record |= {"indices": _digest(remain, val), "forgotten_before": _forgotten_before(cfg)}
     return Setup(
         device=device,
         task=task.to(device),
@@ -111,15 +114,36 @@ def _split(cfg: Config, images: datasets.ImageSet | datasets.FolderImages) -> tu
                 "data.indices: has no meaning beside --ckpt_folder, which says what it was trained on"
             )
         stored = checkpoint.load_indices(cfg.ckpt_folder)
-        if stored is None:  # written before checkpoints kept this: all images
+        if stored is None:  # written before checkpoints kept this, or converted
+            print(
+                f"{cfg.ckpt_folder}: does not say what it was trained on: taken as all {len(images)} images"
+            )
             return torch.arange(len(images)), torch.arange(0)
         return stored["remain"], stored["val"]
-    pool = torch.arange(len(images)) if cfg.data.indices is None else load_indices(cfg.data.indices)
-    if (outside := pool[(pool < 0) | (pool >= len(images))]).numel():
-        raise InputError(f"{cfg.data.indices}: index {int(outside[0])} is not in 0..{len(images) - 1}, the training "
-                         f"images of {images.name} (data.indices)")  # fmt: skip
+    pool = torch.arange(len(images))
+    if cfg.data.indices is not None:
+        pool = checked_indices(cfg.data.indices, len(images), name=images.name, key="data.indices")
     train, val = train_val_split(images.labels[pool], cfg.data.val_fraction, cfg.seeds.of("split"))
     return pool[train], pool[val]
+
+
+def _content(images: datasets.ImageSet | datasets.FolderImages) -> str:
+    """SHA-256 of the labels in order and, of a folder, of its files' names: what indices refer to."""
+    names = [Path(f).parts[-2:] for f in images.decoder.files] if hasattr(images, "decoder") else []
+    return sha256_bytes(images.labels.cpu().numpy().tobytes() + repr(names).encode())
+
+
+def _digest(*indices: Tensor) -> str:
+    """SHA-256 of sets of indices, so that a resumed run notices others."""
+    return sha256_bytes(b"and".join(i.numpy().tobytes() for i in indices))
+
+
+def _forgotten_before(cfg: Config) -> list[dict]:
+    """What the model to start from had forgotten itself."""
+    if cfg.ckpt_folder is None:
+        return []
+    stored = checkpoint.load_meta(cfg.ckpt_folder)
+    return [*stored.get("forgotten_before", []), *([stored["selection"]] if stored.get("selection") else [])]
 
 
 def _selection(cfg: Config, forget: Tensor) -> dict:
@@ -128,7 +152,7 @@ def _selection(cfg: Config, forget: Tensor) -> dict:
         "dataset": cfg.data.dataset,
         "label": cfg.forget.label if is_class(cfg.forget) else None,
         "name": selection_name(cfg.forget, cfg.seeds.of("forget")),
-        "indices": sha256_bytes(forget.numpy().tobytes()),
+        "indices": _digest(forget),
     }
 
 
@@ -160,26 +184,20 @@ def mask_hash(cfg: Config) -> str | None:
 
 def _fresh_model(cfg: Config, data: dict) -> tuple[nn.Module, dict, None, dict | None]:
     torch.manual_seed(key_seed(cfg.seeds.of("init"), "init"))
-    if cfg.model is None:  # the architecture of the original
-        meta = checkpoint.load_meta(cfg.ckpt_folder)["model"]
-        return models.build(meta), meta, None, cfg.diffusion and cfg.diffusion.model_dump()
-    meta = model_meta(cfg.model, data, MOMENTS.get(data["dataset"]))
+    if cfg.ckpt_folder is not None:  # retraining: the architecture and the beginning of the original
+        original = checkpoint.load_meta(cfg.ckpt_folder)
+        meta, begun = original["model"], original["config"]["model"] or {}
+    else:
+        meta, begun = model_meta(cfg.model, data, MOMENTS.get(data["dataset"])), cfg.model.model_dump()
     model = models.build(meta)
-    if getattr(cfg.model, "pretrained", False):
-        load_imagenet(model, cfg.model.arch)
+    if begun.get("pretrained"):
+        load_imagenet(model, begun["arch"])
     return model, meta, None, cfg.diffusion and cfg.diffusion.model_dump()
 
 
 def _model_from_checkpoint(cfg: Config, data: dict) -> tuple[nn.Module, dict, str, dict | None]:
     folder = cfg.ckpt_folder
     stored = checkpoint.load_meta(folder)
-    _agree(folder, "world", cfg.world, stored["world"])
-    for key, value in data.items():
-        _agree(folder, f"data.{key}", value, stored["data"][key])
-    if cfg.model is not None:
-        _same_architecture(cfg, data, stored["model"])
-    if cfg.diffusion is not None:
-        _agree(folder, "diffusion", cfg.diffusion.model_dump(), stored["diffusion"])
     model = models.build(stored["model"])
     if cfg.unlearn and not cfg.unlearn.dropout:
         for module in model.modules():
@@ -187,6 +205,21 @@ def _model_from_checkpoint(cfg: Config, data: dict) -> tuple[nn.Module, dict, st
                 module.p = 0.0
     checkpoint.load_into(model, checkpoint.load_weights(folder, cfg.init_weights), str(folder))
     return model, stored["model"], checkpoint.weights_hash(folder, cfg.init_weights), stored["diffusion"]
+
+
+def _check_original(cfg: Config, data: dict) -> None:
+    """Raises InputError where the model to start from is of another world, data set, architecture or diffusion."""
+    folder, stored = cfg.ckpt_folder, checkpoint.load_meta(cfg.ckpt_folder)
+    _agree(folder, "world", cfg.world, stored["world"])
+    for key, value in data.items():
+        if (
+            key not in ("n", "content") or key in stored["data"]
+        ):  # newer keys, and not of converted checkpoints
+            _agree(folder, f"data.{key}", value, stored["data"][key])
+    if cfg.model is not None:
+        _same_architecture(cfg, data, stored["model"])
+    if cfg.diffusion is not None:
+        _agree(folder, "diffusion", cfg.diffusion.model_dump(), stored["diffusion"])
 
 
 def _same_architecture(cfg: Config, data: dict, stored: dict) -> None:

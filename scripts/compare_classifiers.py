@@ -59,12 +59,12 @@ VALIDATION = [
 
 
 def grid(flag: str, values: list[float], other: str, others: list[float]) -> list[list[object]]:
-    """Six trials: all pairs of two flags' values."""
+    """All pairs of two flags' values: six trials."""
     return [[flag, v, other, o] for v in values for o in others]
 
 
-# Six trials for each method, in place of what configs/digits_classifier.yml says.
-TRIALS = {
+# Six trials for each method, for both models, in place of what configs/digits_classifier.yml says.
+TRIALS: dict[str, list[list[object]]] = {
     "finetune": grid("--lr", [0.01, 0.03, 0.1], "--epochs", [5, 10]),
     "l1_sparse": grid("--alpha", [3e-5, 1e-4, 5e-4], "--lr", [0.01, 0.03]),
     "ga": grid("--lr", [1e-4, 1e-3, 5e-3], "--epochs", [5, 10]),
@@ -80,6 +80,27 @@ TRIALS = {
     "bad_teacher": grid("--lr", [3e-4, 1e-3, 3e-3], "--epochs", [5, 10]),
     "sfron": grid("--lr", [3e-3, 0.01], "--forget_alpha", [1.0, 5.0, 25.0]),
 }
+# A second round, three more for each, placed after the first had been seen: where its best lay on an edge.
+PAIRS = {  # (rate, epochs)
+    "rl": {"cnn": [(1e-4, 5), (3e-4, 5), (0.03, 10)], "resnet18": [(1e-4, 5), (3e-4, 5), (3e-4, 10)]},
+    "finetune": {"cnn": [(0.2, 5), (0.2, 10), (0.1, 15)], "resnet18": [(0.05, 5), (0.05, 10), (0.03, 15)]},
+    "boundary_expand": {"cnn": [(5e-4, 5), (2e-3, 5), (1e-3, 15)]},
+    "boundary_shrink": {"cnn": [(3e-4, 5), (3e-4, 10), (2e-3, 10)]},
+    "scrub": {"cnn": [(0.01, 6), (0.05, 3), (0.05, 6)]},
+    "bad_teacher": {"cnn": [(1e-4, 5), (1e-4, 10), (0.01, 10)]},
+    "ga": {"cnn": [(2e-4, 10), (3e-4, 10), (5e-3, 3)]},
+}
+PAIRS |= {"salun": PAIRS["rl"], "salun_soft": {"cnn": PAIRS["rl"]["cnn"]}}
+MORE: dict[str, dict[str, list]] = {
+    **{method: {m: [["--lr", lr, "--epochs", e] for lr, e in of] for m, of in by_model.items()}
+       for method, by_model in PAIRS.items()},
+    "l1_sparse": {"cnn": [["--alpha", a, "--lr", lr] for a, lr in ((1e-3, 0.03), (1e-3, 0.1), (5e-4, 0.1))]},
+    "neggrad": {"cnn": [["--forget_alpha", a, "--lr", lr] for a, lr in ((0.3, 1e-3), (1.0, 1e-3), (1.0, 3e-3))]},
+    "iu": {"cnn": [["--alpha", step] for step in (0.3, 2, 5)]},
+    "fisher_forget": {"cnn": [["--alpha", alpha] for alpha in (3e-9, 2e-8, 5e-8)]},
+    "sfron": {"cnn": [["--lr", lr, "--forget_alpha", a] for lr, a in ((3e-3, 50.0), (1e-3, 25.0), (1e-3, 100.0))],
+              "resnet18": [["--lr", 0.01, "--forget_alpha", a] for a in (100.0, 300.0, 1000.0)]},
+}  # fmt: skip
 METHODS = {"cnn": list(TRIALS), "resnet18": ["finetune", "rl", "salun", "sfron"]}
 MODE = {"rl": "salun"}  # SalUn without a mask
 TITLES = {"pretrain": "original", "retrain": "retrained", "floor": "retrained again (floor)", "finetune": "FT",
@@ -159,7 +180,8 @@ class Pieces:
         numbers = self.out / "metrics" / f"{run.name}_for_{case}.json"
         self.stages.run(f"evaluate_{run.name}_for_{case}", evaluate, run, "--retrain", self.retrained(case),
                         "--on", on, "--out", numbers)  # fmt: skip
-        found, meta = read_json(numbers)["classification"], load_meta(run)
+        section = "classification" if on == "test" else "classification_val"
+        found, meta = read_json(numbers)[section], load_meta(run)
         keys = ("UA", "RA", "TA", "TA_forgotten", "MIA", "average_gap", "JS")
         row = {key: found[key] for key in keys if found[key] is not None}
         row |= {f"gap_{key}": abs(found[key] - found["retrained"][key]) for key in ("UA", "RA", "TA", "MIA")}
@@ -190,7 +212,7 @@ def compare(pieces: Pieces, cases: list[Case], methods: list[str], constants: di
             rows[method] = pieces.unlearned(case, method, chosen_words(constants, case, method))
         for name, run in rows.items():
             found.setdefault((case.model, case.scenario, name), []).append(pieces.judged(case, run, "test"))
-    contracts = {str(key): numbers["contract"] for key, all_of in found.items() for numbers in all_of}
+    contracts = {f"{key}, {i}": n["contract"] for key, all_of in found.items() for i, n in enumerate(all_of)}
     tables.require_one_protocol(contracts)
     return [
         tables.Row(
@@ -201,20 +223,32 @@ def compare(pieces: Pieces, cases: list[Case], methods: list[str], constants: di
     ]
 
 
-def tune(pieces: Pieces, cases: list[Case], methods: list[str]) -> tuple[list[dict], dict]:
-    """Every trial's average gap on the validation seeds, and of each method the words of the smallest."""
+def tune(pieces: Pieces, cases: list[Case], methods: list[str]) -> list[dict]:
+    """Every trial's average gap on the validation seeds."""
     trials: list[dict] = []
     for model, scenario in dict.fromkeys((c.model, c.scenario) for c in cases):
         own = [c for c in cases if (c.model, c.scenario) == (model, scenario)]
         for method in (m for m in METHODS[model] if m in methods):
-            for i, words in enumerate(TRIALS[method]):
+            for i, words in enumerate(TRIALS[method] + MORE[method][model]):
                 gaps = [
                     pieces.judged(c, pieces.unlearned(c, method, words, f"_trial{i}"), "val")["average_gap"]
                     for c in own
                 ]
                 trials.append({"model": model, "scenario": scenario, "method": method, "words": words,
                                "gap": round(statistics.fmean(gaps), 4)})  # fmt: skip
-    return trials, choose(trials)
+    return trials
+
+
+def with_earlier(trials: list[dict], path: Path) -> list[dict]:
+    """These trials, and those of other pieces of the list that the file holds."""
+    name = lambda t: (t["model"], t["scenario"], t["method"], str(t["words"]))
+    new = {name(t) for t in trials}
+    earlier = read_json(path)["trials"] if path.is_file() else []
+    order = {
+        (m, s, k): i
+        for i, (m, s, k) in enumerate((m, s, k) for m in MODELS for s in SCENARIOS for k in TRIALS)
+    }
+    return sorted([t for t in earlier if name(t) not in new] + trials, key=lambda t: order[name(t)[:3]])
 
 
 def choose(trials: list[dict]) -> dict:
@@ -256,8 +290,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.n_seeds is not None:
         order = {c: [o.seed for o in cases if o[:2] == c[:2]].index(c.seed) for c in cases}
         cases = [c for c in cases if order[c] < args.n_seeds]
+    if not cases:
+        raise InputError(f"--models {' '.join(args.models)} --scenarios {' '.join(args.scenarios)}: no such case; "
+                         "resnet18 only forgets at random")  # fmt: skip
     if args.tune:
-        trials, chosen = tune(pieces, cases, args.methods)
+        trials = tune(pieces, cases, args.methods)
+        trials = with_earlier(trials, pieces.out / "constants.json")
+        chosen = choose(trials)
         write_json(pieces.out / "constants.json", {**chosen, "trials": trials})
         for t in trials:
             best = chosen[t["model"]][t["scenario"]][t["method"]] == t["words"]

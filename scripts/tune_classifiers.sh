@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The trials by which the constants of the classifiers' comparison were chosen: six for each method, on validation seeds
-# and validation images that the comparison does not use. Resumable, and in pieces like the comparison.
+# The trials by which the constants of the classifiers' comparison were chosen: nine for each method, on validation
+# seeds and validation images that the comparison does not use. Resumable, and in pieces like the comparison.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh

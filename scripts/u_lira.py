@@ -59,7 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Returns the path of u_lira.json."""
+    """Returns the path of OUT/u_lira_MODE.json; methods that share OUT share the models before unlearning."""
     args = parse(argv)
     import torch
 
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> Path:
     made = {"mode": args.mode, "config": args.config, "mask": args.mask, "words": args.words, "seed": args.seed,
             "dataset": data.dataset, "images": prints, "n_train": len(images), "n_candidates": args.n_candidates,
             "attack": U_LIRA, "version": version()}  # fmt: skip
-    path = shadows.out / "u_lira.json"
+    path = shadows.out / f"u_lira_{shadows.name}.json"
     write_json(path, {**found, "direction": DIRECTION, "contract": made})
     print(report(found, args.mode))
     print(f"Saved {path}")
@@ -103,6 +103,7 @@ class Shadows:
 
         self.args, self.out, self.stages = args, Path(args.out), Stages(Path(args.out) / "stages")
         self.n = len(images)
+        self.name = args.mode if args.mask or args.mode not in MASKS else f"{args.mode}_unmasked"
         if args.n_candidates >= self.n:
             raise InputError(
                 f"--n_candidates {args.n_candidates}: {images.name} has {self.n} training images"
@@ -149,17 +150,17 @@ class Shadows:
                            "--set", "data.val_fraction=0")  # fmt: skip
         source = ["--model_path", start, "--forget_idx", forget]
         mask = MASKS[mode](self, i, seed, source) if self.args.mask and mode in MASKS else []
-        return self.train(f"{mode}_{i:03d}", mode, seed, *source, *mask, *self.args.words)
+        return self.train(f"{self.name}_{i:03d}", mode, seed, *source, *mask, *self.args.words)
 
     def saliency_mask(self, i: int, seed: int, source: list[object]) -> list[object]:
-        folder = self.train(f"mask_{i:03d}", "generate_mask", seed, *source, resumable=False)
+        folder = self.train(f"saliency_{i:03d}", "generate_mask", seed, *source, resumable=False)
         return ["--mask_path", folder / f"with_{SHARE}.safetensors"]
 
     def fisher_mask(self, i: int, seed: int, source: list[object]) -> list[object]:
         import generate_fisher_mask
 
         folder = self.train(f"fisher_{i:03d}", "generate_fisher", seed, *source, resumable=False)
-        (mask,) = self.stages.run(f"mask_{i:03d}", generate_fisher_mask, "--ckpt_folder", folder,
+        (mask,) = self.stages.run(f"ratio_{i:03d}", generate_fisher_mask, "--ckpt_folder", folder,
                                   "--threshold", GAMMA)  # fmt: skip
         return ["--mask_path", mask]
 

@@ -61,7 +61,10 @@ def test_every_method_with_and_without_a_mask(original, mode, masked):
         assert moved <= total // 2
     meta = checkpoint.load_meta(out)
     assert meta["forget"]["fraction"] == 0.2 and meta["selection"]["name"] == "random0.2_s0"
-    assert (meta["prepared"]["backward"] > 0) if masked else ("prepared" not in meta)
+    if masked or mode == "sa":  # the mask's cost, and the Fisher's
+        assert meta["prepared"]["backward"] >= 18 * masked + 72 * (mode == "sa")
+    else:
+        assert "prepared" not in meta
 
 
 @pytest.mark.parametrize("name, mode", config.UNLEARN_ALIAS.items())

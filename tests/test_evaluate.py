@@ -97,8 +97,8 @@ def runs(nets, split, monkeypatch):
     return {"original": original, "retrained": retrained, "unlearned": unlearned}
 
 
-def section(path: Path) -> dict:
-    return json.loads(path.read_text())["classification"]
+def section(path: Path, name="classification") -> dict:
+    return json.loads(path.read_text())[name]
 
 
 def argv(runs, *names, retrain=True, more=()):
@@ -226,7 +226,7 @@ def test_on_val_never_looks_at_the_test_part(runs, split, monkeypatch, capsys):
         return load(name, path, part, *more)
 
     monkeypatch.setattr(datasets, "load", no_test)  # fmt: skip
-    found = section(evaluate.main(argv(runs, "unlearned", more=["--on", "val"]))[0])
+    found = section(evaluate.main(argv(runs, "unlearned", more=["--on", "val"]))[0], "classification_val")
     assert found["TA"] == found["val"] and found["n"]["test"] == len(split["val"])
     assert found["contract"]["protocol"]["on"] == "val"
     assert "VALIDATION part in place of the test part" in capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs, nets, split):
         evaluate.main(argv({**runs, "more": more}, "more"))
     with pytest.raises(InputError, match="original: forgot nothing; --retrain names"):
         evaluate.main(["original"])
-    with pytest.raises(InputError, match="original: left nothing out"):
+    with pytest.raises(InputError, match="original: a run of mode pretrain, wanted a retrained model"):
         evaluate.main(["unlearned", "--retrain", "original"])
     old = save_run(Path("old"), nets["original"], "salun", None, forget)
     with pytest.raises(InputError, match="old: an older run that kept no indices of its data; run it again"):

@@ -12,6 +12,7 @@ import pytest
 
 import classifier_evaluation
 import convert
+import evaluate
 import evaluator
 import fim
 import generate_fisher_mask
@@ -20,11 +21,11 @@ import save_base_dataset
 import train
 import train_classifier
 from functions.cli import config_flags
-from functions.config import load_config
+from functions.config import UNLEARN_ALIAS, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {m.__name__: m for m in (train, fim, generate_fisher_mask, sample, save_base_dataset, evaluator, convert,
-                                   train_classifier, classifier_evaluation)}  # fmt: skip
+                                   train_classifier, classifier_evaluation, evaluate)}  # fmt: skip
 MODE_OF = {"sample": "sample", "fim": "fim", "convert": "pretrain"}  # train.py says --mode
 SMALL = " --set model.ch=8 " + shlex.join(cases.TOY)
 TOY = shlex.join(cases.TOY)
@@ -224,6 +225,12 @@ def test_commands_in_the_readme_parse_and_name_files_that_exist():
         module = SCRIPTS[script.removesuffix(".py")]
         parser = module.parser() if hasattr(module, "parser") else None
         args = parser.parse_args(argv) if parser else module.parse(argv)
+        if module is train and args.unlearn:
+            args.mode = UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
+        if module is train and args.dataset is None and args.config is None:
+            args.dataset = "digits"  # of the model that --model_path names
+        if module is train:
+            args.config = train.config_name(args)
         if getattr(args, "config", None):
             mode = MODE_OF.get(module.__name__) or args.mode
             flags = config_flags(args, getattr(module, "FLAGS", []))

@@ -148,6 +148,7 @@ def test_what_a_run_writes():
         "logs/stats.jsonl",
     }
     meta = checkpoint.load_meta(run)
+    assert len(meta["data"].pop("content")) == 64 and meta["data"].pop("n") == 1500
     assert meta["data"] == {
         "dataset": "digits",
         "n_classes": 10,

@@ -74,7 +74,7 @@ def indices(words, flag):
 
 def test_thirds_of_the_candidates_are_left_out_and_forgotten(script, fake, capsys):
     path = script.main([*ARGV, "--", "--lr", "0.5"])
-    assert path == Path("out/u_lira.json") and len(fake.calls) == 12
+    assert path == Path("out/u_lira_ga.json") and len(fake.calls) == 12
     n, excluded, forgotten = len(datasets.load("digits")), [], []
     for pretrain, unlearn in zip(fake.calls[::2], fake.calls[1::2]):
         used, forget = set(indices(pretrain, "data.indices")), set(indices(unlearn, "--forget_idx"))
@@ -127,7 +127,7 @@ def test_salun_gets_its_mask_and_rl_none(script, fake):
     assert [c[c.index("--mode") + 1] for c in fake.calls[:3]] == ["pretrain", "generate_mask", "salun"]
     mask, salun = fake.calls[1:3]
     assert mask[mask.index("--forget_idx") :][:2] == salun[salun.index("--forget_idx") :][:2]
-    assert salun[salun.index("--mask_path") + 1] == "out/runs/mask_000/with_0.5.safetensors"
+    assert salun[salun.index("--mask_path") + 1] == "out/runs/saliency_000/with_0.5.safetensors"
     fake.calls.clear()
     script.main([*argv, "--no-mask", "--out", "rl"])
     assert len(fake.calls) == 12 and not any("--mask_path" in c for c in fake.calls)
@@ -183,13 +183,13 @@ def test_budgets_without_a_rate_are_refused_before_training(script, fake):
     assert fake.calls == []
 
 
-@pytest.mark.parametrize("mode", ["salun", "retrain"])
+@pytest.mark.parametrize("mode", ["salun", "retrain", "sfron"])
 def test_with_real_commands(script, mode):
     """Toy size, through train.py: the runs are there and forgot what they were told to."""
     Path("toy.yml").write_text(
         "base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256}\nmodes:\n  pretrain:\n    model: {name: cnn, width: 4}\n"
     )
-    more = ["--", "--epochs", "1"] if mode == "salun" else []
+    more = {"salun": ["--", "--epochs", "1"], "sfron": ["--", "--set", "training.n_iters=4"]}.get(mode, [])
     argv = [
         "--out",
         "out",
