@@ -66,7 +66,7 @@ def require_same_forgetting(run: ClassifierRun, reference: ClassifierRun) -> Cla
     names = f"{run.path} and {reference.path}"
     for key in ("dataset", "shape", "classes", "n", "content"):
         one, other = run.meta["data"].get(key), reference.meta["data"].get(key)
-        if one != other:
+        if one != other and None not in (one, other):  # older runs lack the last two
             raise InputError(f"{names}: data.{key} {one} and {other}: not to be compared (--retrain)")
     if run.meta["model"] != reference.meta["model"]:
         raise InputError(
