@@ -68,8 +68,9 @@ def _done(record: Path, made: dict) -> dict:
 
 
 def unfinished(root: Path) -> Path | None:
-    """The newest run folder below `root`, if any."""
-    runs = sorted(origin.parent.parent for origin in root.rglob("logs/origin.json"))
+    """The newest run folder below `root`, if any; one that a kill left in the making has a name with a dot."""
+    found = (origin.parent.parent for origin in root.rglob("logs/origin.json"))
+    runs = sorted(run for run in found if not run.name.startswith("."))
     return runs[-1] if runs else None
 
 

@@ -11,7 +11,8 @@ from functions import checkpoint
 from functions.artifacts import load_tensors
 from functions.cost import Cost
 from functions.errors import InputError
-from functions.stages import Stages
+from functions.files import write_json
+from functions.stages import Stages, unfinished
 
 
 def script(calls, result=None):
@@ -122,3 +123,10 @@ def test_unlearning_counts_what_it_passes():
     assert (esd["forward"], esd["backward"]) == (4 * 8 * 3, 4 * 8)  # the teacher sees [conditional; null]
     _, made = load_tensors(cases.fisher("ddpm", run) / "forget_fisher.safetensors")
     assert (made["cost"]["forward"], made["cost"]["backward"]) == (made["n"], made["n"])
+
+
+def test_a_folder_in_the_making_is_no_unfinished_run():
+    """Runs are made under a hidden name and renamed: what a kill leaves there is not resumed."""
+    for name in (".2026_01_01_000000.abc", "2026_01_01_000000"):
+        write_json(Path("runs") / name / "logs" / "origin.json", {})
+    assert unfinished(Path("runs")) == Path("runs/2026_01_01_000000")
