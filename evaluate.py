@@ -215,29 +215,26 @@ def row(run, numbers: dict) -> tables.Row:
 
 def explanation(args: argparse.Namespace, found: dict[str, dict], target: dict | None) -> list[str]:
     """What the attacks' numbers mean, and all of them with the retrained model's beside them."""
-    goal = target and target["numbers"]
-    svc = goal and goal["SVC_MIA_forget_efficacy"]
     lines = ["Judged on the VALIDATION part in place of the test part."] if args.on == "val" else []
-    unknown = "; no --retrain: no target is known"
-    known = (
-        f"; the retrained model has {svc['confidence']:.4f} (confidence), that is the target, not 1"
-        if svc
-        else unknown
-    )
-    lines.append(f"SVC-MIA: share of forgotten images called non-member{known}")
-    for path, one in found.items():
-        scores = one["numbers"]["SVC_MIA_forget_efficacy"].items()
-        cells = [f"{key} {v:.4f}" + (f" (retrained {svc[key]:.4f})" if svc else "") for key, v in scores]
+    svc = {path: one["numbers"]["SVC_MIA_forget_efficacy"] for path, one in found.items()}
+    entropy = {path: {"entropy-LR": one["numbers"]["entropy_lr_mia"]} for path, one in found.items()}
+    goal = target and target["numbers"]
+    lines += attack("SVC-MIA: share of forgotten images called non-member", svc,
+                    goal and goal["SVC_MIA_forget_efficacy"], "confidence", wrong_target=1)  # fmt: skip
+    lines += attack("Entropy-LR MIA, the opposite direction: share of forgotten images called member", entropy,
+                    goal and {"entropy-LR": goal["entropy_lr_mia"]}, "entropy-LR", wrong_target=0)  # fmt: skip
+    return lines
+
+
+def attack(title: str, scores: dict[str, dict], goal: dict | None, key: str, wrong_target: int) -> list[str]:
+    """An attack's direction and target, then each run's scores with the retrained model's beside them."""
+    known = "no --retrain: no target is known"
+    if goal:
+        known = f"the retrained model has {goal[key]:.4f} ({key}), that is the target, not {wrong_target}"
+    lines = [f"{title}; {known}"]
+    for path, of in scores.items():
+        cells = [f"{k} {v:.4f}" + (f" (retrained {goal[k]:.4f})" if goal else "") for k, v in of.items()]
         lines.append(f"  {path}: {', '.join(cells)}")
-    known = (
-        f"; the retrained model has {goal['entropy_lr_mia']:.4f}, that is the target, not 0"
-        if goal
-        else unknown
-    )
-    lines.append(f"Entropy-LR MIA, the opposite direction: share of forgotten images called member{known}")
-    for path, one in found.items():
-        cell = f"{one['numbers']['entropy_lr_mia']:.4f}"
-        lines.append(f"  {path}: {cell}" + (f" (retrained {goal['entropy_lr_mia']:.4f})" if goal else ""))
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions import config, schema
+from functions import config, keys, schema
 from functions.cli import add_config_arguments, config_flags, run_main
 from functions.errors import InputError
 
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     modes.add_argument(
         "--mode", choices=schema.MODES, metavar="MODE", help="what to do: " + ", ".join(schema.MODES)
     )
-    modes.add_argument("--unlearn", choices=(*schema.MODES, *config.UNLEARN_ALIAS), metavar="METHOD",
-                       help=f"the same by its published name too: {', '.join(config.UNLEARN_ALIAS)}")  # fmt: skip
+    modes.add_argument("--unlearn", choices=(*schema.MODES, *keys.UNLEARN_ALIAS), metavar="METHOD",
+                       help=f"the same by its published name too: {', '.join(keys.UNLEARN_ALIAS)}")  # fmt: skip
     add_config_arguments(p, required=False)
     p.add_argument("--resume", metavar="RUN", help="continue this run, given the command that began it")
     _add_forget_arguments(p.add_argument_group("what to forget, and from what"))
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None):
     """Returns the folder that was written."""
     args = parser().parse_args(argv)
     if args.unlearn is not None:
-        args.mode = config.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
+        args.mode = keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
         print(f"--unlearn {args.unlearn} means --mode {args.mode}")
     name = config_name(args)
     cfg = config.load_config(name, args.mode, args.overlay, args.set, config_flags(args, FLAGS))

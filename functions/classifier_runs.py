@@ -20,6 +20,7 @@ from tqdm import tqdm
 from functions import checkpoint
 from functions.errors import InputError
 from functions.files import sha256_bytes, write_atomic
+from functions.meta import content
 
 
 class ClassifierRun(NamedTuple):
@@ -115,6 +116,10 @@ def logits_of(
     `print_of_images` their `fingerprint`; `build` is models.build, `ordered` is datasets.ordered. From disk where they
     are kept; a file that is damaged or of other images is made anew. Raises InputError where logits are not finite.
     """
+    known = run.meta["data"].get("content")  # older runs do not say
+    if images.split == "train" and known is not None and known != content(images):
+        raise InputError(f"{run.path}: the training images of {images.name} are not those it was trained on, its "
+                         "indices mean others (--data_path)")  # fmt: skip
     path = run.path / "logits" / f"{run.sha256[:16]}_{images.split}.safetensors"
     key = f"{run.sha256} {print_of_images}"
     logits = _kept(path, key)
@@ -122,7 +127,7 @@ def logits_of(
         model = build(run.meta["model"])
         checkpoint.load_into(model, checkpoint.load_weights(run.path, run.kind), str(run.path))
         model = model.to(device).eval().requires_grad_(False)
-        workers = run.meta["config"]["data"].get("n_workers", 0)
+        workers = run.meta["config"]["data"].get("n_workers", 0)  # converted runs do not say
         batches = ordered(images.to(device), torch.arange(len(images)), batch_size, workers)
         logits = _forward(model, batches, len(images), f"{run.path.name}: logits of {images.split}")
         finite = logits.isfinite().all(1)

@@ -16,105 +16,13 @@ from typing import get_args
 import yaml
 from pydantic import ValidationError
 
+from functions.combinations import check_combination
 from functions.errors import InputError, nearest
-from functions.schema import CIFAR_ARCHS, RESNETS, RL_ALIAS, Config, Section, Unlearn
+from functions.keys import ALPHA, COND_SCALE, FLAG_OF, FLAGS, NEEDS, OPTIONAL, READS
+from functions.schema import CIFAR_ARCHS, RESNETS, RL_ALIAS, Config, Section
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
-UNLEARNING = ("optim", "training", "unlearn", "forget", "ckpt_folder")
-# The sections that a mode reads, beyond those that every config has.
-NEEDS = {
-    "pretrain": ("model", "optim", "training"),
-    "retrain": ("optim", "training", "forget"),
-    "finetune": UNLEARNING,
-    "ga": UNLEARNING,
-    "sfron": UNLEARNING,
-    "salun": UNLEARNING,
-    "sa": (*UNLEARNING, "sa"),
-    "esd": (*UNLEARNING, "esd"),
-    "erasediff": (*UNLEARNING, "erasediff"),
-    "neggrad": UNLEARNING,
-    "l1_sparse": (*UNLEARNING, "l1"),
-    "salun_soft": (*UNLEARNING, "salun_soft"),
-    "scrub": (*UNLEARNING, "scrub"),
-    "bad_teacher": (*UNLEARNING, "bad_teacher"),
-    "boundary_expand": UNLEARNING,
-    "boundary_shrink": (*UNLEARNING, "boundary"),
-    "iu": (*UNLEARNING, "iu"),
-    "fisher_forget": (*UNLEARNING, "fisher_forget", "fisher"),
-    "generate_fisher": ("fisher", "forget", "ckpt_folder"),
-    "generate_mask": ("saliency", "forget", "ckpt_folder"),
-    "fim": ("fim", "ckpt_folder"),
-    "sample": ("sampling", "ckpt_folder"),
-}
-OPTIONAL = {
-    "retrain": ("model", "ckpt_folder")
-}  # an original's architecture and split; elsewhere: what it must have
-FLAG_OF = {
-    "forget": "--label_to_forget, --num_indexes_to_replace, --forget_fraction or --forget_idx",
-    "ckpt_folder": "--ckpt_folder",
-}
-
-# Flags of the published commands: short for --set of these keys.
-FLAGS = {
-    "label_to_forget": "forget.label",
-    "class_to_replace": "forget.label",
-    "num_indexes_to_replace": "forget.count",
-    "forget_fraction": "forget.fraction",
-    "forget_idx": "forget.index_file",
-    "dataset": "data.dataset",
-    "data_path": "data.path",
-    "arch": "model",
-    "save_dir": "save_dir",
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "lr": "optim.lr",
-    "momentum": "optim.momentum",
-    "weight_decay": "optim.weight_decay",
-    "decreasing_lr": "optim.decreasing_lr",
-    "no_l1_epochs": "l1.no_l1_epochs",
-    "bn_mode": "unlearn.bn_mode",
-    "order": "unlearn.order",
-    "export": "saliency.export",
-    "compile": "training.compile",
-    "bf16": "training.bf16",
-    "ckpt_folder": "ckpt_folder",
-    "mask_path": "unlearn.mask_path",
-    "method": "unlearn.method",
-    "unlearn_loss": "unlearn.loss",
-    "forget_alpha": "unlearn.forget_alpha",
-    "decay_forget_alpha": "unlearn.decay_forget_alpha",
-    "remain_alpha": "unlearn.remain_alpha",
-    "seed": "seeds.seed",
-    "n_chunks": "fim.n_chunks",
-    "sample_type": "sampling.sample_type",
-    "timesteps": "sampling.timesteps",
-    "eta": "sampling.eta",
-    "skip_type": "sampling.skip_type",
-    "n_samples_per_class": "sampling.n_samples_per_class",
-    "weights": "sampling.weights",
-    "minmax": "sampling.minmax",
-}
-# The keys of `unlearn` that a mode reads; sfron reads nearly all, and modes without it need no section.
-MASKED = ("mask_path", "mask_mode", "clip_first", "dropout", "bn_mode")
-SALUN = (*MASKED, "order", "loss", "lambd", "forget_alpha", "decay_forget_alpha", "remain_alpha")
-READS = {
-    "ga": (*MASKED, "forget_alpha", "decay_forget_alpha", "forget_clip"),
-    "neggrad": (*MASKED, "forget_alpha", "decay_forget_alpha", "remain_alpha"),
-    **dict.fromkeys(("salun", "salun_soft"), SALUN),
-    **dict.fromkeys(("finetune", "sa", "esd", "erasediff", "l1_sparse", "scrub", "bad_teacher", "boundary_expand",
-                     "boundary_shrink"), MASKED),
-    **dict.fromkeys(("iu", "fisher_forget"), ("mask_path",)),
-    "sfron": tuple(k for k in Unlearn.model_fields if k not in ("clip_first", "order")),
-}  # fmt: skip
-# Flags whose key depends on the mode
-COND_SCALE = {"generate_fisher": "fisher.guidance", "generate_mask": "saliency.guidance",
-              "sample": "sampling.cond_scale"}  # fmt: skip
-ALPHA = {"l1_sparse": "l1.weight", "iu": "iu.step", "fisher_forget": "fisher_forget.alpha"}
-# The published names of --unlearn
-UNLEARN_ALIAS = {"RL": "salun", "FT": "finetune", "GA": "ga", "FT_l1": "l1_sparse", "FT_prune": "l1_sparse",
-                 "wfisher": "iu", "fisher_new": "fisher_forget", "RL_proximal": "salun_soft",
-                 "boundary_expanding": "boundary_expand"}  # fmt: skip
 # Two keys that say one thing: the one that was set last counts.
 ALTERNATIVES = {("training", "n_iters"): "epochs", ("training", "epochs"): "n_iters"}
 
@@ -198,6 +106,8 @@ class Layers:
         if blocks is None:
             return
         where = self.sources[("modes",)]
+        if not isinstance(blocks, dict) or not all(isinstance(b, dict | None) for b in blocks.values()):
+            raise InputError(f"{where}: modes: wanted a block of settings for each mode")
         self.architecture = (blocks.get("pretrain") or {}).get("model", {})
         for name in blocks:
             if name not in NEEDS:
@@ -262,15 +172,16 @@ def apply_flags(layers: Layers, flags: dict[str, object], mode: str) -> None:
     of_mode = {"cond_scale": COND_SCALE.get(mode), "alpha": ALPHA.get(mode)}
     keys = {**FLAGS, **{flag: key for flag, key in of_mode.items() if key}}
     sections = (*NEEDS[mode], *OPTIONAL.get(mode, ("model",)), "seeds", "data", "save_dir")
-    given: dict[str, str] = {}
+    given: dict[str, tuple[str, object]] = {}
     for flag, value in flags.items():
         if value is None or (flag == "class_to_replace" and value == -1):  # published: images of every class
             continue
         if flag not in keys or keys[flag].split(".")[0] not in sections:
             raise InputError(f"--{flag}: has no meaning in mode {mode}")
         said = f"--{flag} {value}"
-        if given.setdefault(keys[flag], said).split()[1:] != said.split()[1:]:
-            raise InputError(f"{given[keys[flag]]} and {said}: both set {keys[flag]}, and differ")
+        earlier, other = given.setdefault(keys[flag], (said, value))
+        if other != value:
+            raise InputError(f"{earlier} and {said}: both set {keys[flag]}, and differ")
         if flag == "arch":
             value = _model_of(value, layers)
         if flag == "unlearn_loss" and value == "rl":
@@ -367,104 +278,6 @@ def _sections_in(annotation: object) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [s for a in get_args(annotation) for s in _sections_in(a)]
-
-
-def check_combination(cfg: Config, mode: str, layers: Layers) -> None:
-    """Combinations that types cannot express."""
-    if (cfg.world == "ddpm") != (cfg.diffusion is not None):
-        raise InputError(
-            f"{layers.sources[()]}: diffusion: wanted for world ddpm and only there; world is {cfg.world}"
-        )
-    for key in sorted(cfg.unlearn.model_fields_set) if cfg.unlearn and mode in READS else ():
-        default = Unlearn.model_fields[key].default
-        if key not in READS[mode] and getattr(cfg.unlearn, key) != default:
-            raise InputError(
-                f"{layers.source(('unlearn', key))}: unlearn.{key}: has no meaning in mode {mode}"
-            )
-    _check_lengths(cfg, layers)
-    _check_forget(cfg, mode, layers)
-    if mode == "retrain" and cfg.model is None and cfg.ckpt_folder is None:
-        raise InputError(f"{layers.sources[()]}: model: missing, and mode retrain needs it, or an original whose "
-                         "architecture and split to take (--ckpt_folder)")  # fmt: skip
-    if mode.startswith("boundary") and cfg.world != "classifier":
-        raise InputError(f"{layers.source(('world',))}: world: mode {mode} moves decision boundaries, which only a "
-                         "classifier has")  # fmt: skip
-    t = cfg.training
-    if mode == "boundary_expand" and (t.bf16 or t.compile):
-        raise InputError(f"{layers.source(('training',))}: training: bf16 and compile are not for "
-                         "boundary_expand, which takes the model apart")  # fmt: skip
-    if cfg.unlearn and cfg.unlearn.bn_mode == "recalibrate" and t and t.ema:
-        raise InputError(f"{layers.source(('unlearn', 'bn_mode'))}: unlearn.bn_mode: recalibrate is for the weights "
-                         "themselves; training.ema must be false")  # fmt: skip
-    if mode == "pretrain" and cfg.forget is not None:
-        raise InputError(
-            f"{layers.source(('forget',))}: forget: pretrain learns every class; retrain leaves one out"
-        )
-    if cfg.model and (cfg.model.name == "unet") != (cfg.world == "ddpm"):
-        raise InputError(
-            f"{layers.source(('model', 'name'))}: model.name: {cfg.model.name} is no {cfg.world} model"
-        )
-    if mode in ("sfron", "salun", "salun_soft") and cfg.unlearn.loss == "match" and cfg.world == "classifier":
-        raise InputError(f"{layers.source(('unlearn', 'loss'))}: unlearn.loss: match needs a label-conditional "
-                         "model; a classifier has `relabel`")  # fmt: skip
-    u = cfg.unlearn
-    if mode in ("salun", "salun_soft") and u.order == "joint" and u.loss != "relabel":
-        raise InputError(f"{layers.source(('unlearn', 'order'))}: unlearn.order: joint gives forget images wrong "
-                         f"labels, so unlearn.loss must be relabel; it is {u.loss}")  # fmt: skip
-    if mode == "sfron" and u.method == "joint" and (u.forget_every, u.remain_per_forget) != (1, 1):
-        raise InputError(f"{layers.source(('unlearn', 'method'))}: unlearn.method: joint is one step on the sum; "
-                         "forget_every and remain_per_forget must be 1")  # fmt: skip
-    for section in {"generate_fisher": ["fisher"], "generate_mask": ["saliency"]}.get(mode, []):
-        pass_over = getattr(cfg, section)
-        if cfg.world == "classifier" and (pass_over.guidance or pass_over.draws > 1):
-            raise InputError(f"{layers.source((section,))}: {section}: guidance and draws are for diffusion, "
-                             "nothing is drawn for a classifier")  # fmt: skip
-    if mode == "fim" and cfg.world != "ddpm":
-        raise InputError(f"{layers.source(('world',))}: world: {cfg.world} has no timesteps to sum over; its Fisher is "
-                         "train.py --mode generate_fisher's (sa.fisher_path)")  # fmt: skip
-    if mode == "sa" and cfg.world == "classifier" and cfg.sa.replay == "samples":
-        raise InputError(
-            f"{layers.source(('sa', 'replay'))}: sa.replay: a classifier draws no samples; wanted remain"
-        )
-    if cfg.diffusion and not cfg.diffusion.beta_start < cfg.diffusion.beta_end:
-        raise InputError(f"{layers.source(('diffusion', 'beta_end'))}: diffusion.beta_end: got "
-                         f"{cfg.diffusion.beta_end}; wanted more than beta_start")  # fmt: skip
-    if cfg.fisher and cfg.fisher.clip is not None and cfg.fisher.estimator != "batch":
-        raise InputError(f"{layers.source(('fisher', 'clip'))}: fisher.clip: only estimator batch clips, "
-                         f"this is {cfg.fisher.estimator}")  # fmt: skip
-
-
-def _check_lengths(cfg: Config, layers: Layers) -> None:
-    t, o = cfg.training, cfg.optim
-    if t and t.n_iters is None and t.epochs is None:
-        raise InputError(
-            f"{layers.source(('training',))}: training.n_iters: missing; wanted it or training.epochs"
-        )
-    if t and t.bf16 and cfg.world == "ddpm":
-        raise InputError(f"{layers.source(('training', 'bf16'))}: training.bf16: is for classifiers")
-    if o and (o.lr_schedule == "steps") != bool(o.decreasing_lr):
-        raise InputError(f"{layers.source(('optim', 'decreasing_lr'))}: optim.decreasing_lr: epochs belong to "
-                         f"lr_schedule steps, and it to them; lr_schedule is {o.lr_schedule}")  # fmt: skip
-
-
-def _check_forget(cfg: Config, mode: str, layers: Layers) -> None:
-    f = cfg.forget
-    if f is None:
-        return
-    given = [k for k in ("label", "count", "fraction", "index_file") if getattr(f, k) is not None]
-    if given not in (
-        ["label"],
-        ["count"],
-        ["fraction"],
-        ["label", "count"],
-        ["label", "fraction"],
-        ["index_file"],
-    ):
-        raise InputError(f"{layers.source(('forget',))}: forget: got {' and '.join(given) or 'nothing'}; wanted "
-                         "a label, a count or a fraction (of all or of one label), or an index_file")  # fmt: skip
-    if mode == "sa" and f.label is None and cfg.sa.replay == "samples":
-        raise InputError(f"{layers.source(('forget',))}: forget: sa replays samples of the other classes; wanted a "
-                         "label, or sa.replay remain")  # fmt: skip
 
 
 def dump_config(cfg: Config) -> str:

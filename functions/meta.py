@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functions.files import version
+from pathlib import Path
+
+from functions.files import sha256_bytes, version
 
 ENCODER = {"name": "pixels", "kwargs": {}}
 
@@ -50,3 +52,9 @@ def run_meta(
         "config": cfg.model_dump(),
         "version": version(),
     }
+
+
+def content(images) -> str:
+    """SHA-256 of a data set's labels in order and, of a folder, of its files' names: what stored indices refer to."""
+    names = [Path(f).parts[-2:] for f in images.decoder.files] if hasattr(images, "decoder") else []
+    return sha256_bytes(images.labels.cpu().numpy().tobytes() + repr(names).encode())

@@ -236,6 +236,7 @@ class IU(Section):
     )
     chunk: Positive = 32  # examples differentiated at once
     tol: float = Field(1e-6, gt=0)  # relative residual at which conjugate gradients stop
+    max_iter: Positive = 200  # or after so many, with a line that says so
 
 
 class FisherForget(Section):

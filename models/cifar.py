@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 
-from models.classifiers import ArchitectureError, ResNet, add_normalisation, moments
+from models.classifiers import ArchitectureError, ResNet, TwoSteps, add_normalisation, moments
 
 SMALL_STEM = ("resnet18", "resnet34", "resnet50")
 N_BLOCKS = {"resnet20s": 3, "resnet44s": 7, "resnet56s": 9}  # n of 6n + 2 layers
@@ -38,7 +38,7 @@ def cifar(
     return net
 
 
-class ThinResNet(nn.Module):
+class ThinResNet(TwoSteps, nn.Module):
     """ResNet of 6n + 2 layers (He et al. 2015, section 4.2): n blocks each of 16, 32, 64 channels, at 1, 1/2, 1/4 size.
 
     Parameter names are those of torchvision's ResNet: conv1, bn1, layer1..3, fc. 64 features.
@@ -62,9 +62,6 @@ class ThinResNet(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
-
 
 class ZeroShortcut(nn.Module):
     """Option A of He et al. 2015, section 4.1: every second pixel, new channels are zero; no weights.
@@ -80,7 +77,7 @@ class ZeroShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
 
 
-class VGG(nn.Module):
+class VGG(TwoSteps, nn.Module):
     """torchvision's vgg16_bn up to its last pool, then a global mean and one linear layer. 512 features.
 
     `body.<i>` is torchvision's `features.<i>`. Pools that would leave less than one pixel of an image of `image_size`
@@ -105,9 +102,6 @@ class VGG(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         return self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
 
 
 def _with_small_stem(net: ResNet, in_channels: int) -> ResNet:

@@ -44,7 +44,14 @@ class WeightsError(ValueError):
     user_error = True
 
 
-class SmallCNN(nn.Module):
+class TwoSteps:
+    """`forward` as penultimate features and then logits, said once. Comes before the module's class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+class SmallCNN(TwoSteps, nn.Module):
     """Two 3x3 convolutions with BatchNorm per resolution, halving down to 4 pixels or less, then a global mean.
 
     `width` channels at full resolution, then 2 and at most 4 times as many: 64 features on 8x8, 128 from 16x16 on.
@@ -70,11 +77,8 @@ class SmallCNN(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         return self.head(features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
 
-
-class ResNet(torchvision.models.ResNet):
+class ResNet(TwoSteps, torchvision.models.ResNet):
     """torchvision's ResNet by name, for any number of channels; `resize`: the side that images are scaled to.
 
     Raises ArchitectureError for an unknown name, and for `options`, which only timm's models take.
@@ -107,11 +111,8 @@ class ResNet(torchvision.models.ResNet):
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
 
-
-class TimmMethods:
+class TimmMethods(TwoSteps):
     """What a timm model lacks: normalisation inside, `features` and `classify`. Mixed in before the model's class."""
 
     def features(self, x: Tensor) -> Tensor:
@@ -122,9 +123,6 @@ class TimmMethods:
         if isinstance(head, nn.Conv2d):  # some timm models end in a 1x1 convolution
             return head(features[..., None, None]).flatten(1)
         return head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
 
 
 def timm_classifier(

@@ -48,12 +48,8 @@ class Runner:
     copies = 0  # of the weights, that a method keeps besides what every run does
 
     def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
-        self.task, self.device, self.meta, self.selection = (
-            setup.task,
-            setup.device,
-            setup.meta,
-            setup.selection,
-        )
+        self.task, self.device, self.meta = setup.task, setup.device, setup.meta
+        self.selection, self.indices = setup.selection, setup.indices
         self.plain, self.preview, self.validate = setup.model, setup.preview, setup.validate
         self.cfg = cfg
         sizes = {"remain": len(setup.remain), "forget": 0 if setup.forget is None else len(setup.forget)}
@@ -66,14 +62,15 @@ class Runner:
         u = cfg.unlearn
         everywhere = "strict" if self.always_masked else "gradient"  # unless the config says otherwise
         self.strict = bool(u and u.mask_path and (u.mask_mode or everywhere) == "strict")
-        self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
+        self.optimizer = self.optimizer_f = None
+        if not self.closed_form:
+            self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
         if u and u.optimizer_state == "separate" and not self.always_masked:
             self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
         self.remain = self._stream(setup.images, setup.remain, "remain")
         self.forget = self._stream(setup.images, setup.forget, "forget") if setup.forget is not None else None
         self.both: Stream | None = None  # forget and remain images mixed, for those who ask (runners.mixing)
         self.extra: torch.nn.Module | None = None  # trained along, and left out of the model that is saved
-        self.indices = setup.indices
         self.mask = self._load_mask(setup)
         self.resume = resume
         self.ema: AveragedModel | None = None
@@ -201,19 +198,15 @@ class Runner:
 
     def _remain_once(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The remain set in order, not augmented."""
-        return ordered(
-            self.remain.images,
-            self.indices["remain"],
-            self.cfg.training.batch_size,
-            self.cfg.data.n_workers,
-        )
+        size, workers = self.cfg.training.batch_size, self.cfg.data.n_workers
+        return ordered(self.remain.images, self.indices["remain"], size, workers)
 
     def _one_step(self, k: int) -> dict[str, Tensor | float]:
         optim = self.cfg.optim
         torch.manual_seed(key_seed(self.cfg.seeds.of("order"), "step", k))
-        if optim.lr_schedule == "cosine":
+        if self.optimizer is not None and optim.lr_schedule == "cosine":
             set_lr(self._optimizers(), cosine_decay(optim.lr, k, self.cfg.training.n_iters))
-        if optim.lr_schedule == "steps":
+        if self.optimizer is not None and optim.lr_schedule == "steps":
             set_lr(self._optimizers(), step_decay(optim.lr, self.epochs.at(k)[0], optim.decreasing_lr))
         stats = self.step(k)
         if self.ema is not None:
@@ -232,9 +225,8 @@ class Runner:
     def _check_finite(self, done: int) -> None:
         """Stop before anything broken is written: NaN in a loss since the last check, or in a weight now."""
         bad = int(self.first_bad)
-        state = [
-            t for t in self.plain.state_dict().values() if t.is_floating_point()
-        ]  # BatchNorm's statistics too
+        # BatchNorm's statistics too
+        state = [t for t in self.plain.state_dict().values() if t.is_floating_point()]
         if bad < 0 and torch.stack(torch._foreach_norm(state)).isfinite().all():
             return
         what = (
@@ -336,7 +328,7 @@ class Runner:
         masked = (
             f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
         )
-        states = 1 if self.cfg.optim.name == "sgd" else 2
+        states = 1 if isinstance(self.optimizer, torch.optim.SGD) else 2
         copies = (
             2
             + states * len(self._optimizers())
@@ -368,6 +360,8 @@ class Runner:
         return [s for s in (self.remain, self.forget, self.both) if s is not None]
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
+        if self.optimizer is None:
+            return []
         return [self.optimizer] if self.optimizer_f is self.optimizer else [self.optimizer, self.optimizer_f]
 
     def _load_mask(self, setup: Setup) -> Mask | None:

@@ -47,4 +47,4 @@ class Influence(Runner):
                 self.plain, losses, self.draws(chosen, "curvature", 1), v, len(chosen) - 2
             )
         draws = list(self.draws(chosen, "curvature", iu.chunk))
-        return inverse_fisher_product(self.plain, losses, draws, v, tol=iu.tol, chunk=iu.chunk)
+        return inverse_fisher_product(self.plain, losses, draws, v, iu.tol, iu.max_iter, iu.chunk)

@@ -19,7 +19,7 @@ from functions.classifier_training import count_right
 from functions.distributed import choose_device
 from functions.errors import InputError
 from functions.files import sha256_bytes, sha256_file
-from functions.meta import ENCODER, model_meta, run_meta
+from functions.meta import ENCODER, content, model_meta, run_meta
 from functions.modes import in_mode
 from functions.randomness import key_seed
 from functions.samplers import generate
@@ -69,7 +69,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
         cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size
     )
     data = {"dataset": cfg.data.dataset, "n_classes": images.n_classes, "shape": list(images.shape),
-            "classes": list(images.classes), "n": len(images), "content": _content(images)}  # fmt: skip
+            "classes": list(images.classes), "n": len(images), "content": content(images)}  # fmt: skip
     if cfg.ckpt_folder is not None:
         _check_original(cfg, data)
     pool, val = _split(cfg, images)
@@ -90,7 +90,8 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
         functools.partial(_validate, images, val, cfg) if cfg.world == "classifier" and len(val) else None
     )
     record = run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg), selection)
-    record |= {"indices": _digest(remain, val), "forgotten_before": _forgotten_before(cfg)}
+    record |= {"indices": _digest(remain, val), "forgotten_before": _forgotten_before(cfg),
+               "pretrained": _pretrained(cfg)}  # fmt: skip
     return Setup(
         device=device,
         task=task.to(device),
@@ -127,12 +128,6 @@ def _split(cfg: Config, images: datasets.ImageSet | datasets.FolderImages) -> tu
     return pool[train], pool[val]
 
 
-def _content(images: datasets.ImageSet | datasets.FolderImages) -> str:
-    """SHA-256 of the labels in order and, of a folder, of its files' names: what indices refer to."""
-    names = [Path(f).parts[-2:] for f in images.decoder.files] if hasattr(images, "decoder") else []
-    return sha256_bytes(images.labels.cpu().numpy().tobytes() + repr(names).encode())
-
-
 def _digest(*indices: Tensor) -> str:
     """SHA-256 of sets of indices, so that a resumed run notices others."""
     return sha256_bytes(b"and".join(i.numpy().tobytes() for i in indices))
@@ -144,6 +139,13 @@ def _forgotten_before(cfg: Config) -> list[dict]:
         return []
     stored = checkpoint.load_meta(cfg.ckpt_folder)
     return [*stored.get("forgotten_before", []), *([stored["selection"]] if stored.get("selection") else [])]
+
+
+def _pretrained(cfg: Config) -> str | None:
+    """The architecture whose ImageNet weights the model began with, or the one it descends from; None: random ones."""
+    if cfg.ckpt_folder is not None:
+        return checkpoint.load_meta(cfg.ckpt_folder).get("pretrained")
+    return cfg.model.arch if getattr(cfg.model, "pretrained", False) else None
 
 
 def _selection(cfg: Config, forget: Tensor) -> dict:
@@ -185,13 +187,12 @@ def mask_hash(cfg: Config) -> str | None:
 def _fresh_model(cfg: Config, data: dict) -> tuple[nn.Module, dict, None, dict | None]:
     torch.manual_seed(key_seed(cfg.seeds.of("init"), "init"))
     if cfg.ckpt_folder is not None:  # retraining: the architecture and the beginning of the original
-        original = checkpoint.load_meta(cfg.ckpt_folder)
-        meta, begun = original["model"], original["config"]["model"] or {}
+        meta = checkpoint.load_meta(cfg.ckpt_folder)["model"]
     else:
-        meta, begun = model_meta(cfg.model, data, MOMENTS.get(data["dataset"])), cfg.model.model_dump()
+        meta = model_meta(cfg.model, data, MOMENTS.get(data["dataset"]))
     model = models.build(meta)
-    if begun.get("pretrained"):
-        load_imagenet(model, begun["arch"])
+    if arch := _pretrained(cfg):
+        load_imagenet(model, arch)
     return model, meta, None, cfg.diffusion and cfg.diffusion.model_dump()
 
 

@@ -50,7 +50,7 @@ def test_scripts_import_no_script_and_judges_no_runner():
 def test_names_for_argparse_agree_with_the_dicts_of_classes():
     import datasets
     import models
-    from functions import config, schema
+    from functions import keys, schema
     from functions.fisher import ESTIMATORS
     from models.cifar import CIFAR_ARCHS
     from models.classifiers import RESNETS
@@ -63,7 +63,7 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
     assert tuple(FORGET_LOSSES) == schema.FORGET_LOSSES
     assert tuple(ESTIMATORS) == schema.ESTIMATORS
     assert CIFAR_ARCHS == schema.CIFAR_ARCHS and tuple(RESNETS) == schema.RESNETS
-    assert set(config.UNLEARN_ALIAS.values()) <= set(MODES)
+    assert set(keys.UNLEARN_ALIAS.values()) <= set(MODES)
     assert {m for s in (schema.UNetModel, schema.CNNModel, schema.CifarModel, schema.LibraryModel)
             for m in s.model_fields["name"].annotation.__args__} == set(models.MODELS)  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import train
-from functions import config
+from functions import config, keys
 from functions.cli import config_flags
 from functions.errors import InputError
 
@@ -18,7 +18,7 @@ FORGET = ["--model_path", "run", "--num_indexes_to_replace", "4500"]
 def resolve(*words):
     """The config of a command, by the way of train.main."""
     args = train.parser().parse_args(list(words))
-    mode = args.mode or config.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
+    mode = args.mode or keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
     return config.load_config(
         train.config_name(args), mode, args.overlay, args.set, config_flags(args, train.FLAGS)
     )
@@ -199,7 +199,7 @@ def test_every_block_of_every_file_is_valid(name, mode):
 
 
 def test_every_file_has_every_mode_of_classifiers():
-    wanted = set(config.NEEDS) - {"fim", "sample"}
+    wanted = set(keys.NEEDS) - {"fim", "sample"}
     assert len(CONFIGS) >= 7 and all(set(modes_of(n)) == wanted for n in CONFIGS)
 
 

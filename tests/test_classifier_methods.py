@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train
-from functions import checkpoint, config
+from functions import checkpoint, keys
 from functions.artifacts import load_mask
 from functions.errors import InputError
 from runners import MODES
@@ -67,7 +67,7 @@ def test_every_method_with_and_without_a_mask(original, mode, masked):
         assert "prepared" not in meta
 
 
-@pytest.mark.parametrize("name, mode", config.UNLEARN_ALIAS.items())
+@pytest.mark.parametrize("name, mode", keys.UNLEARN_ALIAS.items())
 def test_published_names_of_methods(original, name, mode, capsys):
     _, start, _ = original
     train.main(["--unlearn", name, *start, *TOY, *LIMITED.get(mode, []), "--save_dir", "out"])

@@ -21,7 +21,8 @@ import save_base_dataset
 import train
 import train_classifier
 from functions.cli import config_flags
-from functions.config import UNLEARN_ALIAS, load_config
+from functions.config import load_config
+from functions.keys import UNLEARN_ALIAS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {m.__name__: m for m in (train, fim, generate_fisher_mask, sample, save_base_dataset, evaluator, convert,
