@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.config.schema import DATASETS
 from functions.errors import InputError
-from functions.schema import DATASETS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -42,12 +42,12 @@ def default_classifier(dataset: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     import models
-    from functions import metrics
-    from functions.distributed import choose_device
-    from functions.features import extract
-    from functions.judge import feature_network, judge_protocol, load_judge, require_shape
-    from functions.metrics_file import metrics_path, write_section
-    from functions.sample_folders import find_samples
+    from functions.judging import metrics
+    from functions.judging.classifier import feature_network, judge_protocol, load_judge, require_shape
+    from functions.judging.features import extract
+    from functions.judging.metrics_file import metrics_path, write_section
+    from functions.sampling.folders import find_samples
+    from functions.training.distributed import choose_device
 
     model, judge = load_judge(args.classifier, models.build)
     if judge["dataset"] != args.dataset:

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions import config, schema
-from functions.cli import run_main
+from functions.config import load as config
+from functions.config import schema
+from functions.config.cli import run_main
 from functions.errors import InputError
 
 EPILOG = """examples:
@@ -72,9 +73,12 @@ def import_run(args: argparse.Namespace) -> Path:
             f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm"
         )
 
-    from functions import checkpoint, published  # torch: only now, so that --help comes at once
     from functions.files import sha256_file
-    from functions.run import RunFolder, run_parent
+    from functions.storage import (
+        checkpoint,
+        published,  # torch: only now, so that --help comes at once
+    )
+    from functions.storage.run import RunFolder, run_parent
 
     weights, step = published.load_list(args.source)
     meta = imported_meta(cfg, sha256_file(args.source))
@@ -92,7 +96,7 @@ def import_run(args: argparse.Namespace) -> Path:
 def imported_meta(cfg: schema.Config, source: str) -> dict:
     """What `meta.json` of a pretrained model says; `source` is the hash of the file that the weights come from."""
     import datasets
-    from functions.meta import model_meta, run_meta
+    from functions.storage.meta import model_meta, run_meta
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
     data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape),
@@ -105,7 +109,7 @@ def imported_meta(cfg: schema.Config, source: str) -> dict:
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:
     """Raw and EMA weights as the model holds them. Raises InputError where they are not those of this model."""
     import models
-    from functions.checkpoint import load_into
+    from functions.storage.checkpoint import load_into
 
     checked = {}
     for kind, tensors in weights.items():
@@ -120,7 +124,7 @@ def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> di
 
 def export_ddim(args: argparse.Namespace) -> Path:
     """The newest snapshot as the list of the published code."""
-    from functions import checkpoint, published
+    from functions.storage import checkpoint, published
 
     meta = checkpoint.load_meta(args.source)
     if meta["world"] != "ddpm":

@@ -7,9 +7,9 @@ import functools
 import sys
 from pathlib import Path
 
-from functions import tables
-from functions.cli import run_main
+from functions.config.cli import run_main
 from functions.errors import InputError
+from functions.experiments import tables
 
 EPILOG = """columns:
   UA, RA, TA, val     100 - accuracy on the forget set; accuracy on the remain, test and validation images
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 def chosen_runs(args: argparse.Namespace) -> dict:
     """All rows by the folder as named, original and retrained first, each with the forget set it is judged by."""
-    from functions.classifier_runs import read_run, require_same_forgetting
+    from functions.judging.logits import read_run, require_same_forgetting
 
     named = [path for path in (args.original, args.retrain, *args.runs) if path]
     runs = {path: read_run(path, args.weights) for path in dict.fromkeys(named)}
@@ -114,9 +114,9 @@ def judged(runs: dict, args: argparse.Namespace) -> dict[str, dict]:
     """By run: its numbers, its logits of the forget set, and the fingerprints of the images it was judged by."""
     import datasets
     import models
-    from functions.classifier_runs import fingerprint, logits_of
-    from functions.distributed import choose_device
-    from functions.forgetting_metrics import forgetting_numbers
+    from functions.judging.forgetting import forgetting_numbers
+    from functions.judging.logits import fingerprint, logits_of
+    from functions.training.distributed import choose_device
 
     device, found = choose_device(args.device), {}
 
@@ -150,7 +150,7 @@ def judged(runs: dict, args: argparse.Namespace) -> dict[str, dict]:
 
 def distances(found: dict, target: dict | None) -> dict:
     """KL, JS and average gap to the retrained model, and its own numbers; None without one."""
-    from functions.forgetting_metrics import GAPS, average_gap, divergences
+    from functions.judging.forgetting import GAPS, average_gap, divergences
 
     if target is None:
         return dict.fromkeys(("D_KL", "JS", "average_gap", "retrained"))
@@ -168,9 +168,9 @@ def write(args: argparse.Namespace, run, found: dict, target: dict | None) -> Pa
     """Replace section "classification" of the run's metrics.json, or of what --out says; the others stay."""
     import sklearn
 
-    from functions import membership
-    from functions.contract import contract
     from functions.files import read_json, version, write_json
+    from functions.judging import membership
+    from functions.judging.contract import contract
 
     out = Path(args.out) if args.out else run.path / "metrics.json"
     if args.out and out.suffix != ".json":

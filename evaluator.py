@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions.cli import run_main
+from functions.config.cli import run_main
 from functions.errors import InputError
 
 BATCH_SIZE = {"inception": 64, "tensorflow": 64, "classifier": 256}  # 64: ADM's
@@ -52,11 +52,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from functions import metrics
-    from functions.contract import reference_rule
-    from functions.distributed import choose_device
-    from functions.metrics_file import metrics_path, write_section
-    from functions.sample_folders import find_samples, same_images
+    from functions.judging import metrics
+    from functions.judging.contract import reference_rule
+    from functions.judging.metrics_file import metrics_path, write_section
+    from functions.sampling.folders import find_samples, same_images
+    from functions.training.distributed import choose_device
 
     samples, reference = find_samples(args.samples), find_samples(args.reference)
     if args.classes is not None:
@@ -89,9 +89,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def inception(args: argparse.Namespace, device):
     """torch-fidelity's InceptionV3, its weights checked or fetched."""
-    from functions.features import Network
-    from functions.fetch import locate
-    from functions.inception import TORCH_WEIGHTS, torch_network
+    from functions.judging.features import Network
+    from functions.judging.inception import TORCH_WEIGHTS, torch_network
+    from functions.storage.fetch import locate
 
     path = locate(TORCH_WEIGHTS, args.inception_weights, "--inception_weights", "--features inception")
     return Network("inception", TORCH_WEIGHTS.sha256, torch_network(path, device), 3, {})
@@ -99,9 +99,9 @@ def inception(args: argparse.Namespace, device):
 
 def tensorflow(args: argparse.Namespace, device):
     """ADM's frozen graph, checked or fetched."""
-    from functions.features import Network
-    from functions.fetch import locate
-    from functions.inception import TENSORFLOW_GRAPH, tensorflow_network
+    from functions.judging.features import Network
+    from functions.judging.inception import TENSORFLOW_GRAPH, tensorflow_network
+    from functions.storage.fetch import locate
 
     path = locate(TENSORFLOW_GRAPH, args.inception_weights, "--inception_weights", "--features tensorflow")
     return Network("tensorflow", TENSORFLOW_GRAPH.sha256, tensorflow_network(path, device), 3, {})
@@ -110,8 +110,8 @@ def tensorflow(args: argparse.Namespace, device):
 def classifier(args: argparse.Namespace, device):
     """The penultimate features of a classifier made by train_classifier.py."""
     import models
-    from functions.features import Network
-    from functions.judge import feature_network, judge_protocol, load_judge, require_shape
+    from functions.judging.classifier import feature_network, judge_protocol, load_judge, require_shape
+    from functions.judging.features import Network
 
     model, judge = load_judge(args.classifier, models.build)
     check = lambda shape, source: require_shape(judge, shape, source)
@@ -124,7 +124,7 @@ NETWORKS = {"inception": inception, "tensorflow": tensorflow, "classifier": clas
 
 def both(samples, reference, network, args: argparse.Namespace, device):
     """Features of the samples and of the reference (kept beside it), and notes."""
-    from functions.features import cache_path, extract, load_cached, save_cached
+    from functions.judging.features import cache_path, extract, load_cached, save_cached
 
     def features(of):
         check = network.check and (lambda shape: network.check(shape, of.source))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions import config
-from functions.cli import add_config_arguments, config_flags, run_main
+from functions.config import load as config
+from functions.config.cli import add_config_arguments, config_flags, run_main
 
 EPILOG = """example, on data that needs no download:
   python sample.py --config digits_sample.yml --ckpt_folder RUN --mode sample_classes --n_samples_per_class 20
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None):
     if args.dry_run:
         print(config.dump_config(cfg))
 
-    from runners.fim import SweepFisher  # torch and its friends: only now, so that --help comes at once
+    from runners.passes.fim import (
+        SweepFisher,  # torch and its friends: only now, so that --help comes at once
+    )
     from runners.setup import prepare
 
     runner = SweepFisher(cfg, prepare(cfg, SweepFisher.mode, SweepFisher.fresh))

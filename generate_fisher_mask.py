@@ -7,7 +7,7 @@ import math
 import sys
 from pathlib import Path
 
-from functions.cli import run_main
+from functions.config.cli import run_main
 from functions.errors import InputError
 
 EPILOG = """example:
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def load_fishers(folder: Path) -> tuple[dict, dict, dict, dict]:
     """F_f, F_r and the provenance of each. Raises InputError where they are not there, or do not belong together."""
-    from functions.artifacts import check_diagonal, check_shapes, load_tensors
+    from functions.storage.artifacts import check_diagonal, check_shapes, load_tensors
 
     if not folder.is_dir():
         raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
@@ -74,9 +74,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     for gamma in args.threshold:
         if not 0 <= gamma < math.inf:
             raise InputError(f"--threshold {gamma}: wanted a number, 0 or more")
-    from functions.artifacts import save_mask
-    from functions.cost import total
-    from functions.saliency import kept_share, ratio_mask
+    from functions.curvature.saliency import kept_share, ratio_mask
+    from functions.storage.artifacts import save_mask
+    from functions.storage.cost import total
 
     folder = Path(args.ckpt_folder)
     fisher_f, fisher_r, made_f, made_r = load_fishers(folder)

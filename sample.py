@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions import config
-from functions.classes import parse_classes, selection
-from functions.cli import add_config_arguments, config_flags, run_main
-from functions.contract import GENERATION, contract, read_generation
+from functions.config import load as config
+from functions.config.classes import parse_classes, selection
+from functions.config.cli import add_config_arguments, config_flags, run_main
+from functions.config.schema import Config
 from functions.errors import InputError
 from functions.files import version, write_json
-from functions.schema import Config
+from functions.judging.contract import GENERATION, contract, read_generation
 
 EPILOG = """modes and what they write (RUN is --ckpt_folder, w is --cond_scale):
   sample_fid      RUN/fid_samples_without_label_0_guidance_2.0/<class>/<k>.png   for evaluator.py
@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> Path | None:
     if args.dry_run:
         print(config.dump_config(cfg))
 
-    from functions import checkpoint, samplers  # torch: only now, so that --help comes at once
+    from functions.sampling import samplers  # torch: only now, so that --help comes at once
+    from functions.storage import checkpoint
 
     meta = checkpoint.load_meta(cfg.ckpt_folder)
     check_meta(cfg, meta)
@@ -129,7 +130,7 @@ def check_meta(cfg: Config, meta: dict) -> None:
 
 def generation_contract(cfg: Config, meta: dict, classes: list[int]) -> dict:
     """How these images are made. Settings that their sampler does not read are null, so that they part nothing."""
-    from functions.checkpoint import choose_kind, weights_hash
+    from functions.storage.checkpoint import choose_kind, weights_hash
 
     s, kind = cfg.sampling, choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     general = s.sample_type == "generalized"
@@ -174,7 +175,7 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
 
 def plan(cfg: Config, meta: dict, out: Path, n_images: int) -> str:
     """What --dry_run prints after the config."""
-    from functions.checkpoint import choose_kind
+    from functions.storage.checkpoint import choose_kind
 
     s, kind = cfg.sampling, choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     calls = -(-n_images // s.batch_size) * s.timesteps
@@ -192,8 +193,8 @@ def draw(cfg: Config, meta: dict, out: Path, made: dict, wanted: list[tuple[int,
     """Load the model and write the wanted images: into the folder `out`, or onto the picture `out`."""
     import torch
 
-    from functions.sample_writing import grid, save_png, to_uint8, write_images
-    from functions.samplers import generate_all
+    from functions.sampling.samplers import generate_all
+    from functions.sampling.write import grid, save_png, to_uint8, write_images
 
     task, model = load(cfg, meta)
     if cfg.sampling.train_mode:  # dropout draws from torch's own generator: batches matter, runs don't
@@ -211,9 +212,9 @@ def draw(cfg: Config, meta: dict, out: Path, made: dict, wanted: list[tuple[int,
 def load(cfg: Config, meta: dict):
     """Task and model of the checkpoint, on the device, in eval mode, without gradients."""
     import models
-    from functions import checkpoint
-    from functions.distributed import choose_device
+    from functions.storage import checkpoint
     from functions.tasks import denoising
+    from functions.training.distributed import choose_device
 
     device, kind = choose_device(cfg.device), checkpoint.choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     model = models.build(meta["model"])

@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.config.schema import DATASETS
 from functions.errors import InputError
-from functions.schema import DATASETS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -66,8 +66,8 @@ def plan(labels: list[int], label_to_forget: int, per_class: int | None) -> tupl
 
 def agreement(args: argparse.Namespace, train, n: int) -> dict:
     """The reference's contract: the rule is protocol, the class left out is record."""
-    from functions.contract import contract
     from functions.files import version
+    from functions.judging.contract import contract
 
     rule = "all" if args.per_class is None else f"first {args.per_class}"
     protocol = {"dataset": args.dataset, "split": "train", "per_class": rule, "shape": list(train.shape)}
@@ -76,8 +76,8 @@ def agreement(args: argparse.Namespace, train, n: int) -> dict:
 
 def claim(folder: Path, agreed: dict) -> None:
     """Write reference.json before the first image; refuse a folder that holds something else."""
-    from functions.contract import REFERENCE
     from functions.files import read_json, write_json
+    from functions.judging.contract import REFERENCE
 
     path = folder / REFERENCE
     if path.is_file():

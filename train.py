@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions import config, keys, schema
-from functions.cli import add_config_arguments, config_flags, run_main
+from functions.config import load as config
+from functions.config import names as keys
+from functions.config import schema
+from functions.config.cli import add_config_arguments, config_flags, run_main
 from functions.errors import InputError
 
 EPILOG = """the main job, on data that needs no download:
@@ -138,7 +140,7 @@ def config_name(args: argparse.Namespace) -> str:
     if args.config is not None:
         return args.config
     if args.dataset is None and args.ckpt_folder is not None:
-        from functions.checkpoint import load_meta
+        from functions.storage.checkpoint import load_meta
 
         meta = load_meta(args.ckpt_folder)
         if meta["world"] != "classifier":

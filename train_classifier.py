@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.config.schema import DATASETS
 from functions.errors import InputError
-from functions.schema import DATASETS
 
 OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}  # sets that are made here and too small for a ResNet
 AUGMENT = {  # (random flips, random crops after padding by so many pixels): what keeps the class
@@ -71,9 +71,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import datasets
     from datasets.images import Stream, ordered
-    from functions.classifier_training import count_right, fit
-    from functions.distributed import choose_device
-    from functions.judge import judge_path, save_judge
+    from functions.judging.classifier import judge_path, save_judge
+    from functions.training.classifier_training import count_right, fit
+    from functions.training.distributed import choose_device
 
     train, test = (
         datasets.load(args.dataset, args.data_path, split, image_size=args.image_size, seed=0)

@@ -4,7 +4,8 @@ On random 3x32x32 images, in one process, in turn, the fastest of each:
   plain  a torch DataLoader without workers over PIL images: RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor,
          as the published code does
   ours   `Stream` over an `ImageSet`: uint8 images on the device, crop and flip as one gather per batch
-Both hand out float images in [0, 1] and labels; that they draw from one distribution is tests/test_augmentation.py.
+Both hand out float images in [0, 1] and labels; that they draw from one distribution
+is tests/datasets/test_augmentation.py.
 Ratio: plain_over_ours (wanted: 4 or more). With --device cuda, plain includes its copies to the device.
 Measure with as many free cores as threads: ours is many short parallel operations, whose threads wait for one another
 where something else runs on a core. --threads 1 hardly minds.
@@ -27,7 +28,7 @@ from torchvision import transforms
 from benchmarks.measure import fastest, report
 from datasets import ImageSet, Stream
 from datasets.images import to_pil
-from functions.cli import run_main
+from functions.config.cli import run_main
 
 SIZE, CROP, N_CLASSES = 32, 4, 10
 

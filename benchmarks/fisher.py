@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from benchmarks.measure import N_CLASSES, SHAPE, digits_task, digits_unet, fastest, peak_bytes, report
-from functions import fisher
-from functions.cli import run_main
-from functions.distributed import choose_device
+from functions.config.cli import run_main
+from functions.curvature import fisher
+from functions.training.distributed import choose_device
 
 
 def ratios_of(model: nn.Module, device: torch.device, batch: int, repeats: int) -> dict[str, float]:

@@ -23,12 +23,12 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import peak_bytes, report
-from functions import influence
-from functions.cli import run_main
-from functions.distributed import choose_device
-from functions.fisher import Losses
-from functions.gradients import evaluating
+from functions.config.cli import run_main
+from functions.curvature import influence
+from functions.curvature.fisher import Losses
+from functions.curvature.gradients import evaluating
 from functions.tasks import Classification, Draw
+from functions.training.distributed import choose_device
 from models.classifiers import SmallCNN
 
 CLASSES = 10

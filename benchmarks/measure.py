@@ -11,8 +11,8 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from functions.schedules import linear_alpha_bar
 from functions.tasks import Denoising
+from functions.training.schedules import linear_alpha_bar
 from models.encoders import Pixels
 from models.unet import UNet
 
@@ -21,7 +21,7 @@ SHAPE, N_CLASSES = (1, 8, 8), 10
 
 
 def digits_unet(device: torch.device) -> UNet:
-    """The U-Net of configs/digits_pretrain.yml, weights random but the same in every run."""
+    """The U-Net of configs/ddpm/digits_pretrain.yml, weights random but the same in every run."""
     kwargs = {k: v for k, v in yaml.safe_load(CONFIG.read_text())["model"].items() if k != "name"}
     torch.manual_seed(0)
     model = UNet(**kwargs, image_size=SHAPE[-1], in_channels=SHAPE[0], out_ch=SHAPE[0], n_classes=N_CLASSES)

@@ -23,8 +23,8 @@ from sklearn.svm import SVC
 from tqdm import tqdm
 
 from benchmarks.measure import fastest, report
-from functions.cli import run_main
-from functions.membership import FEATURES, Judged, confidence, svc_calls, svc_feature
+from functions.config.cli import run_main
+from functions.judging.membership import FEATURES, Judged, confidence, svc_calls, svc_feature
 
 CLASSES, SPREAD = 10, 6.0
 LEADS = {"members": 20.0, "nonmembers": 12.0, "forget": 16.0}

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import fastest, peak_bytes, report
-from functions import metrics
-from functions.cli import run_main
-from functions.distributed import choose_device
+from functions.config.cli import run_main
+from functions.judging import metrics
+from functions.training.distributed import choose_device
 
 
 def features(n: int, dims: int, seed: int, device: torch.device) -> Tensor:

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from functions import checkpoint
-from functions.cli import run_main
-from functions.config import load_config
-from functions.distributed import choose_device
-from functions.judge import load_judge
-from functions.samplers import generate, generate_all
-from functions.schedules import linear_alpha_bar
-from functions.schema import Sampling
+from functions.config.cli import run_main
+from functions.config.load import load_config
+from functions.config.schema import Sampling
+from functions.judging.classifier import load_judge
+from functions.sampling.samplers import generate, generate_all
+from functions.storage import checkpoint
 from functions.tasks import Denoising
+from functions.training.distributed import choose_device
+from functions.training.schedules import linear_alpha_bar
 
 SHAPE, N_CLASSES, W = (1, 8, 8), 10, 2.0
 STEPS = 50  # of both loops; both take the same time for each step

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.measure import digits_task, digits_unet, fastest, report
-from functions.cli import run_main
-from functions.distributed import choose_device
-from functions.sweep import sweep
+from functions.config.cli import run_main
+from functions.curvature.sweep import sweep
 from functions.tasks import Denoising
+from functions.training.distributed import choose_device
 from models.unet import UNet
 
 TIMESTEPS = 1000

@@ -1,6 +1,6 @@
 """What an SFR-on step costs, beside its two forward+backward passes and two optimiser steps written out by hand.
 
-The digits U-Net at batch 128 (configs/digits_sfron.yml), everything in one process, in turn, the fastest of each:
+The digits U-Net at batch 128 (configs/ddpm/digits_sfron.yml), everything in one process, in turn, the fastest of each:
   by_hand   two passes (loss, backward) on batches that lie ready, two Adam steps: no data, draws, mask, clip or checks
   ours      `SFRon`'s whole step in the loop: data stream, draws, adaptive weights, mask, clip, NaN latch
 Ratio: ours_over_by_hand (wanted: 1.15 or less).
@@ -21,10 +21,10 @@ import torch
 
 import generate_fisher_mask
 import train
-from functions import config
-from functions.cli import run_main
+from functions.config import load as config
+from functions.config.cli import run_main
+from runners.methods.sfron import SFRon
 from runners.setup import prepare
-from runners.sfron import SFRon
 
 
 def make_runner(folder: Path, device: str) -> SFRon:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from functions.schedules import linear_alpha_bar
+from functions.training.schedules import linear_alpha_bar
 
 
 class Draw(NamedTuple):

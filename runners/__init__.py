@@ -1,25 +1,25 @@
-"""Runners, by `--mode`. A test compares the keys with `functions.schema.MODES`, which argparse reads before torch."""
+"""Runners, by `--mode`. A test compares the keys with `functions.config.schema.MODES`, read before torch is there."""
 
-from runners.bad_teacher import BadTeacher
-from runners.boundary_expand import BoundaryExpand
-from runners.boundary_shrink import BoundaryShrink
-from runners.erasediff import EraseDiff
-from runners.esd import ESD
-from runners.finetune import Finetune
-from runners.fisher_forget import FisherForget
-from runners.ga import GradientAscent
-from runners.generate_fisher import GenerateFisher
-from runners.generate_mask import GenerateMask
-from runners.iu import Influence
-from runners.l1_sparse import L1Sparse
-from runners.neggrad import NegGrad
-from runners.pretrain import Pretrain
-from runners.retrain import Retrain
-from runners.sa import SelectiveAmnesia
-from runners.salun import SalUn
-from runners.salun_soft import SalUnSoft
-from runners.scrub import Scrub
-from runners.sfron import SFRon
+from runners.methods.bad_teacher import BadTeacher
+from runners.methods.boundary_expand import BoundaryExpand
+from runners.methods.boundary_shrink import BoundaryShrink
+from runners.methods.erasediff import EraseDiff
+from runners.methods.esd import ESD
+from runners.methods.finetune import Finetune
+from runners.methods.fisher_forget import FisherForget
+from runners.methods.ga import GradientAscent
+from runners.methods.iu import Influence
+from runners.methods.l1_sparse import L1Sparse
+from runners.methods.neggrad import NegGrad
+from runners.methods.pretrain import Pretrain
+from runners.methods.retrain import Retrain
+from runners.methods.sa import SelectiveAmnesia
+from runners.methods.salun import SalUn
+from runners.methods.salun_soft import SalUnSoft
+from runners.methods.scrub import Scrub
+from runners.methods.sfron import SFRon
+from runners.passes.generate_fisher import GenerateFisher
+from runners.passes.generate_mask import GenerateMask
 
 MODES = {
     "pretrain": Pretrain,

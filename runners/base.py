@@ -13,19 +13,19 @@ from tqdm import tqdm
 
 from datasets import FolderImages, ImageSet, Stream, ordered
 from datasets.split import save_indices
-from functions import checkpoint
-from functions.artifacts import load_mask, read_provenance
-from functions.batchnorm import freeze_statistics, recalibrate
-from functions.config import config_hash, dump_config
-from functions.cost import Cost
-from functions.epochs import Epochs
+from functions.config.load import config_hash, dump_config
+from functions.config.schema import Config
 from functions.errors import InputError
-from functions.forward import counted, training_forward
-from functions.optim import make_optimizer, set_lr
 from functions.randomness import key_seed
-from functions.run import RunFolder, run_parent
-from functions.schedules import cosine_decay, step_decay
-from functions.schema import Config
+from functions.storage import checkpoint
+from functions.storage.artifacts import load_mask, read_provenance
+from functions.storage.cost import Cost
+from functions.storage.run import RunFolder, run_parent
+from functions.training.batchnorm import freeze_statistics, recalibrate
+from functions.training.epochs import Epochs
+from functions.training.forward import counted, training_forward
+from functions.training.optim import make_optimizer, set_lr
+from functions.training.schedules import cosine_decay, step_decay
 from runners.mixing import everything, marked
 from runners.setup import GRID_ROW, Setup
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from datasets import ImageSet
-from functions.checkpoint import load_meta
-from functions.contract import read_generation
+from functions.config.schema import Config
 from functions.errors import InputError
 from functions.files import sha256_bytes
-from functions.sample_folders import find_samples
-from functions.schema import Config
+from functions.judging.contract import read_generation
+from functions.sampling.folders import find_samples
+from functions.storage.checkpoint import load_meta
 from runners.setup import Setup
 
 FOLDER = "class_samples"  # in the run folder, where sample.py --mode sample_classes writes it

@@ -14,18 +14,18 @@ import datasets
 import models
 from datasets.facts import MOMENTS
 from datasets.split import checked_indices, select, train_val_split
-from functions import checkpoint
-from functions.classifier_training import count_right
-from functions.distributed import choose_device
+from functions.config.schema import Config, Sampling
+from functions.config.selection import is_class, selection_name
 from functions.errors import InputError
 from functions.files import sha256_bytes, sha256_file
-from functions.meta import ENCODER, content, model_meta, run_meta
-from functions.modes import in_mode
 from functions.randomness import key_seed
-from functions.samplers import generate
-from functions.schema import Config, Sampling
-from functions.selection import is_class, selection_name
+from functions.sampling.samplers import generate
+from functions.storage import checkpoint
+from functions.storage.meta import ENCODER, content, model_meta, run_meta
 from functions.tasks import Classification, Denoising, Task, denoising
+from functions.training.classifier_training import count_right
+from functions.training.distributed import choose_device
+from functions.training.modes import in_mode
 from models.classifiers import load_imagenet
 
 GRID_ROW = 8  # images per class on the grid of a snapshot

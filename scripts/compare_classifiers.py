@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions import tables
-from functions.cli import run_main
+from functions.config.cli import run_main
 from functions.errors import InputError
+from functions.experiments import tables
+from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
-from functions.stages import Stages
 
 CONSTANTS = Path(__file__).with_name("classifier_constants.json")
 CONFIG = "digits_classifier.yml"
@@ -63,7 +63,7 @@ def grid(flag: str, values: list[float], other: str, others: list[float]) -> lis
     return [[flag, v, other, o] for v in values for o in others]
 
 
-# Six trials for each method, for both models, in place of what configs/digits_classifier.yml says.
+# Six trials for each method, for both models, in place of what configs/classifier/digits_classifier.yml says.
 TRIALS: dict[str, list[list[object]]] = {
     "finetune": grid("--lr", [0.01, 0.03, 0.1], "--epochs", [5, 10]),
     "l1_sparse": grid("--alpha", [3e-5, 1e-4, 5e-4], "--lr", [0.01, 0.03]),
@@ -175,7 +175,7 @@ class Pieces:
     def judged(self, case: Case, run: Path, on: str) -> dict[str, float]:
         """One row's numbers, beside those of this case's retrained model."""
         import evaluate
-        from functions.checkpoint import load_meta
+        from functions.storage.checkpoint import load_meta
 
         numbers = self.out / "metrics" / f"{run.name}_for_{case}.json"
         self.stages.run(f"evaluate_{run.name}_for_{case}", evaluate, run, "--retrain", self.retrained(case),

@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions import tables
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.experiments import tables
+from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
-from functions.stages import Stages
 
 CASES = [(0, 0), (0, 1), (0, 2), (3, 0), (8, 0)]  # (class to forget, seed)
 PER_CLASS, GUIDED, UNGUIDED = 100, "2.0", "0.0"
@@ -28,7 +28,7 @@ GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
 VALIDATION = (0, 100)  # class and seed of the trials
 
 
-# Six trials for each method, at most 350 steps each: overrides of configs/digits_<method>.yml. The last two were chosen
+# Six trials for each method, at most 350 steps each: overrides of digits_<method>.yml. The last two were chosen
 # after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
 def trial(lr: str, n_iters: int = 350, **more: str) -> dict[str, object]:
     return {
@@ -192,8 +192,8 @@ class Pieces:
 
     def spent(self, method: str, run: Path, label: int, seed: int) -> dict[str, float]:
         """Steps, minutes and images passed of unlearning: masks, Fishers and replay samples included."""
-        from functions.artifacts import load_tensors
-        from functions.checkpoint import load_meta
+        from functions.storage.artifacts import load_tensors
+        from functions.storage.checkpoint import load_meta
 
         meta, start = load_meta(run), self.pretrained(seed)
         costs = [meta["cost"]]

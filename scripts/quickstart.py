@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.experiments.stages import Stages
 from functions.files import read_json, version, write_json
-from functions.stages import Stages
 
 ROW = 8  # images per class and side of the picture
 GUIDED, UNGUIDED = "2.0", "0.0"
@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", default="results/quickstart", help="where everything goes")
     p.add_argument("--per_class", type=int, default=150, help="samples per class (150)")
-    p.add_argument("--pretrain_steps", type=int, help="default: as configs/digits_pretrain.yml says")
-    p.add_argument("--unlearn_steps", type=int, help="default: as configs/digits_sfron.yml says")
+    p.add_argument("--pretrain_steps", type=int, help="default: as configs/ddpm/digits_pretrain.yml says")
+    p.add_argument("--unlearn_steps", type=int, help="default: as configs/ddpm/digits_sfron.yml says")
     p.add_argument("--judge_epochs", type=int, default=30, help="training of the judging classifier (30)")
     return p
 
@@ -156,7 +156,7 @@ def draw_picture(out: Path, before: Path, after: Path, label: int) -> None:
     """before_after.png from the class samples: the same noise on both sides."""
     from PIL import Image
 
-    from functions.pictures import before_after
+    from functions.experiments.pictures import before_after
 
     rows = [[[Image.open(run / "class_samples" / str(c) / f"{k}.png") for k in range(ROW)] for c in range(10)]
             for run in (before, after)]  # fmt: skip

@@ -2,7 +2,8 @@
 
 Shadow i of --n_shadows: of a fixed random set of candidate training images a random third is left out of training, a
 random third is trained on and then forgotten, the rest stays. Each candidate's phi = log p_y - log(1 - p_y) under each
-unlearned model goes into the attack of functions/membership.py, every model in turn the target, the others its shadows.
+unlearned model goes into the attack of functions/judging/membership.py, every model in turn the target, the others its
+shadows.
 Higher leaks more; a TPR of 0.01 at 1 % false positives is chance, and --mode retrain shows what chance looks like.
 
 Every stage is a command of train.py, run once and recorded under OUT/stages; what was stopped goes on where it was, and
@@ -18,11 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.cli import run_main
+from functions.config.cli import run_main
+from functions.config.schema import MODES
 from functions.errors import InputError
+from functions.experiments.stages import Stages
 from functions.files import version, write_json
-from functions.schema import MODES
-from functions.stages import Stages
 
 FPR = 0.01
 METHODS = [mode for mode in MODES if mode not in ("pretrain", "generate_fisher", "generate_mask")]
@@ -64,9 +65,9 @@ def main(argv: list[str] | None = None) -> Path:
     import torch
 
     import datasets
-    from functions.classifier_runs import fingerprint
-    from functions.config import load_config
-    from functions.membership import U_LIRA, phi, scorable, u_lira
+    from functions.config.load import load_config
+    from functions.judging.logits import fingerprint
+    from functions.judging.membership import U_LIRA, phi, scorable, u_lira
 
     data = load_config(args.config, "pretrain").data
     images = datasets.load(data.dataset, data.path, "train", data.image_size)
@@ -175,8 +176,8 @@ def logits_of_run(run: Path, images, prints: str):
     """The run's logits of all training images, from its cache or by one pass."""
     import datasets
     import models
-    from functions.classifier_runs import logits_of, read_run
-    from functions.distributed import choose_device
+    from functions.judging.logits import logits_of, read_run
+    from functions.training.distributed import choose_device
 
     return logits_of(
         read_run(run), images, prints, models.build, datasets.ordered, device=choose_device("auto")

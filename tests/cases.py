@@ -11,7 +11,7 @@ import fim
 import generate_fisher_mask
 import sample
 import train
-from functions import checkpoint
+from functions.storage import checkpoint
 
 # config files per mode, and what makes them small
 CLASSIFIER = ("finetune", "ga", "salun", "sa", "esd", "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub",

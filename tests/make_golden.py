@@ -1,6 +1,6 @@
 """Rewrites tests/golden/losses.json: four losses of every mode and variant on every world.
 
-    PYTHONPATH=.:tests python tests/make_golden.py
+    PYTHONPATH=.:tests:tests/methods python tests/make_golden.py
 
 Run it only when a change is meant to change these numbers, and say why in the commit.
 """

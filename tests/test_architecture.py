@@ -50,12 +50,13 @@ def test_scripts_import_no_script_and_judges_no_runner():
 def test_names_for_argparse_agree_with_the_dicts_of_classes():
     import datasets
     import models
-    from functions import keys, schema
-    from functions.fisher import ESTIMATORS
+    from functions.config import names as keys
+    from functions.config import schema
+    from functions.curvature.fisher import ESTIMATORS
     from models.cifar import CIFAR_ARCHS
     from models.classifiers import RESNETS
     from runners import MODES
-    from runners.forgetting import FORGET_LOSSES
+    from runners.methods.forgetting import FORGET_LOSSES
 
     assert tuple(MODES) == schema.MODES
     assert all(MODES[name].mode == name for name in MODES)
@@ -69,7 +70,7 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
 
 
 def test_config_is_checked_without_torch():
-    code = "import sys, train, functions.config, functions.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, train, functions.config.load, functions.storage.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

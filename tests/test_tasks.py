@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from functions.losses import adaptive_mean, adaptive_weights
 from functions.randomness import key_seed, keyed_generator
-from functions.schedules import cosine_decay, linear_alpha_bar
 from functions.tasks import Classification, Denoising, Draw
+from functions.training.losses import adaptive_mean, adaptive_weights
+from functions.training.schedules import cosine_decay, linear_alpha_bar
 from models import Pixels
 
 

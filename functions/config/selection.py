@@ -1,0 +1,24 @@
+"""How a forget set is called: in folder names, in provenance, in messages. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from functions.config.schema import Forget
+
+
+def is_class(forget: Forget | dict) -> bool:
+    """Whether a whole class is forgotten: then its test images are not what is to be kept."""
+    f = forget if isinstance(forget, dict) else forget.model_dump()
+    return f["label"] is not None and f["count"] is None and f["fraction"] is None
+
+
+def selection_name(forget: Forget, seed: int) -> str:
+    """`0` for class 0, `random4500_s2`, `random0.1_c3_s2` (a share of class 3), `idx-<name of the file>`."""
+    if is_class(forget):
+        return str(forget.label)
+    if forget.index_file is not None:
+        return f"idx-{Path(forget.index_file).stem}"
+    amount = forget.count if forget.count is not None else forget.fraction
+    of_class = "" if forget.label is None else f"_c{forget.label}"
+    return f"random{amount}{of_class}_s{seed}"

@@ -1,0 +1,1 @@
+"""Gradients per example, Fishers, saliency, influence."""

@@ -1,0 +1,87 @@
+"""A list of commands, each run through its script's `main(argv)` in one process, recorded, and skipped once done.
+
+Importing torch costs seconds a process; experiments of fifty commands run in one. Every command is printed as it would
+be typed. A list that is killed is started again: finished stages are skipped, a training run in the middle is resumed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from functions.config.load import resolved_hash
+from functions.errors import InputError
+from functions.files import read_json, version, write_json
+
+
+class Stages:
+    """Runs stages by name. With a `folder`, each leaves `<folder>/<stage>.json` and runs once; without, always."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.seconds: dict[str, float] = {}  # by name; a name that comes again adds up
+
+    def run(self, stage: str, script, *argv: object, root: Path | None = None):
+        """`script.main(argv)`, or what it returned when the stage was done before (paths only).
+
+        `root` is the folder that a training stage, and no other, writes its run to: one that a kill left is resumed.
+        Raises InputError where the stage is recorded with another command or other contents of its config.
+        """
+        words = [str(a) for a in argv]
+        command = f"python {script.__name__}.py {shlex.join(words)}"
+        record = self.folder / f"{stage}.json" if self.folder else None
+        made = {"command": command, "config": resolved_hash(words)}
+        if record and record.is_file():
+            return _paths(_done(record, made)["result"])
+        if root is not None and (left := unfinished(root)):
+            words += ["--resume", str(left)]
+        print(f"\n$ {command}", flush=True)
+        start = time.perf_counter()
+        result = script.main(words)
+        seconds = round(time.perf_counter() - start, 1)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 1)
+        if record:
+            write_json(record, {**made, "seconds": seconds, "version": version(), "result": _plain(result)})
+        return result
+
+    def took(self, stage: str) -> float:
+        """Seconds of a finished stage."""
+        return read_json(self.folder / f"{stage}.json")["seconds"]
+
+
+def _done(record: Path, made: dict) -> dict:
+    """The record of a finished stage, if it was this command with these settings."""
+    found, remedy = (
+        read_json(record),
+        "to run it again move that file and the run away, or choose another --out",
+    )
+    if found["command"] != made["command"]:
+        raise InputError(
+            f"{record}: this stage was run as `{found['command']}`, now it is `{made['command']}`: {remedy}"
+        )
+    if found["config"] != made["config"]:
+        raise InputError(
+            f"{record}: the config of `{made['command']}` has changed since this stage was run: {remedy}"
+        )
+    return found
+
+
+def unfinished(root: Path) -> Path | None:
+    """The newest run folder below `root`, if any; one that a kill left in the making has a name with a dot."""
+    found = (origin.parent.parent for origin in root.rglob("logs/origin.json"))
+    runs = sorted(run for run in found if not run.name.startswith("."))
+    return runs[-1] if runs else None
+
+
+def _plain(result):
+    """Paths as text, for JSON."""
+    if isinstance(result, (list, tuple)):
+        return [str(r) for r in result]
+    return None if result is None else str(result)
+
+
+def _paths(result):
+    if isinstance(result, list):
+        return [Path(r) for r in result]
+    return None if result is None else Path(result)

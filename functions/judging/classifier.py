@@ -1,0 +1,108 @@
+"""The judging classifier on disk: `{dataset}_{arch}.pth`, a plain state dict, and a JSON beside it.
+
+The JSON: dataset, arch, model {"name", "kwargs"}, classes, shape (C,H,W) of the images, preprocessing, test_accuracy,
+n_test, sha256 of the .pth, version, and how it was trained.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from functions.errors import InputError
+from functions.files import read_json, sha256_bytes, write_atomic, write_json
+from functions.judging.features import Features
+
+NEEDED = (
+    "dataset",
+    "arch",
+    "model",
+    "classes",
+    "shape",
+    "preprocessing",
+    "test_accuracy",
+    "n_test",
+    "sha256",
+)
+
+
+def judge_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
+    """`{dataset}_{arch}.pth`, by default in the working directory, as the published commands expect."""
+    return Path(folder) / f"{dataset}_{arch}.pth"
+
+
+def save_judge(path: Path | str, model: nn.Module, record: dict) -> None:
+    """Weights, then the JSON with their hash, each atomically: a new .pth never passes with an old JSON."""
+    buffer = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, buffer)
+    data = buffer.getvalue()
+    write_atomic(path, data)
+    write_json(Path(path).with_suffix(".json"), {**record, "sha256": sha256_bytes(data)})
+
+
+def read_record(path: Path | str) -> dict:
+    """The JSON beside a classifier. Raises InputError where the classifier or a key of its JSON is missing."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such classifier; train_classifier.py makes it (--classifier names another place)"
+        )
+    beside = path.with_suffix(".json")
+    record = read_json(beside)
+    missing = [key for key in NEEDED if key not in record] if isinstance(record, dict) else NEEDED
+    if missing:
+        raise InputError(
+            f"{beside}: {missing[0]} is missing; train_classifier.py writes it beside the classifier"
+        )
+    return record
+
+
+def load_judge(path: Path | str, build: Callable[[dict], nn.Module]) -> tuple[nn.Module, dict]:
+    """The classifier, ready (eval, no gradients), and its record. `build` is `models.build`.
+
+    Raises InputError where the file is missing, is not what its JSON's sha256 says, or has other weights.
+    """
+    record = read_record(path)
+    data = Path(path).read_bytes()
+    if sha256_bytes(data) != record["sha256"]:
+        raise InputError(
+            f"{path}: cut short or changed, its sha256 is not the one in {Path(path).with_suffix('.json')}"
+        )
+    model = build(record["model"])
+    try:
+        model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(
+            f"{path}: not the weights of {record['model']} ({str(error).splitlines()[0]})"
+        ) from None
+    return model.eval().requires_grad_(False), record
+
+
+def feature_network(model: nn.Module) -> Callable[[Tensor], Features]:
+    """The classifier as a feature network: float (B,C,H,W) in [0,1] -> penultimate features and logits, one pass."""
+
+    def network(x: Tensor) -> Features:
+        pool = model.features(x)
+        return Features(pool=pool, logits=model.classify(pool))
+
+    return network
+
+
+def judge_protocol(record: dict) -> dict:
+    """What of a classifier belongs to a contract's protocol: a number by another judge is another number."""
+    return {key: record[key] for key in ("dataset", "arch", "sha256", "test_accuracy", "preprocessing")}
+
+
+def require_shape(record: dict, shape: tuple[int, ...], source: Path | str) -> None:
+    """Raises InputError where images (C,H,W) are not of the size that the classifier was trained on."""
+    if tuple(record["shape"]) != tuple(shape):
+        trained, got = ("x".join(map(str, s[1:][::-1])) for s in (record["shape"], shape))
+        raise InputError(
+            f"{source}: images of {got} pixels, the classifier was trained on {trained} ({record['dataset']})"
+        )

@@ -1,0 +1,96 @@
+"""Features of image sets: one pass of a feature network over a folder, and the reference's kept beside its folder.
+
+A feature network is a callable: float (B,C,H,W) in [0,1], on the device -> Features. `Network` adds its name, the hash
+of its weights and what it can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from functions.files import write_atomic
+from functions.sampling.folders import SampleSet
+
+
+class Features(NamedTuple):
+    """What a network says about images: pooled (N,D), logits (N,K), spatial features (N,S) if it has any."""
+
+    pool: Tensor
+    logits: Tensor
+    spatial: Tensor | None = None
+
+
+class Network(NamedTuple):
+    """A feature network with what a contract says of it.
+
+    `run` is the callable, `channels` what it reads (1 or 3), `protocol` what else makes its numbers comparable;
+    `check` raises where images (C,H,W) of a source are not what it can read.
+    """
+
+    name: str
+    sha256: str
+    run: Callable[[Tensor], Features]
+    channels: int
+    protocol: dict
+    check: Callable[[tuple[int, ...], Path], None] | None = None
+
+
+def extract(
+    network: Callable[[Tensor], Features],
+    samples: SampleSet,
+    channels: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    check: Callable[[tuple[int, ...]], None] | None = None,
+    n_workers: int | None = None,
+) -> Features:
+    """Features of all images in order, float32 on `device`, in one pass. `check` sees the images' (C,H,W) first."""
+    parts = []
+    bar = tqdm(
+        total=len(samples),
+        desc=f"features of {samples.source.name}",
+        unit=" images",
+        disable=None,
+        leave=False,
+    )
+    with bar, torch.inference_mode():
+        for x in samples.batches(batch_size, channels, n_workers):
+            if check and not parts:
+                check(tuple(x.shape[1:]))
+            parts.append(network(x.to(device).float() / 255))
+            bar.update(len(x))
+    return Features(*(None if of[0] is None else torch.cat(of).float() for of in zip(*parts, strict=True)))
+
+
+def cache_path(source: Path, network: str) -> Path:
+    """Beside the set: `<name>.<network>.safetensors`."""
+    source = source.resolve()
+    return source.parent / f"{source.name}.{network}.safetensors"
+
+
+def load_cached(path: Path, key: str, device: torch.device | str = "cpu") -> Features | None:
+    """Features kept under `key`; None where there are none, or those of other images, or a file that is no cache."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            names = file.keys()
+            return Features(**{name: file.get_tensor(name) for name in names})
+    except SafetensorError:  # cut short by hand or by another program: computing anew is the remedy
+        return None
+
+
+def save_cached(path: Path, key: str, features: Features) -> None:
+    """Keep features under `key`, the fingerprint of the images."""
+    tensors = {name: t.cpu().contiguous() for name, t in features._asdict().items() if t is not None}
+    write_atomic(path, save(tensors, metadata={"key": key}))

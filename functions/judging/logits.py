@@ -1,0 +1,167 @@
+"""Classifier runs as those who judge them see them: what was forgotten, and logits of a data set, kept on disk.
+
+Logits lie in `RUN/logits/<weights sha256[:16]>_<part>.safetensors`, keyed by the weights' SHA-256 and the images'
+fingerprint: one forward pass for each, whatever is computed from it. Models and loaders come as arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from functions.errors import InputError
+from functions.files import sha256_bytes, write_atomic
+from functions.storage import checkpoint
+from functions.storage.meta import content
+
+
+class ClassifierRun(NamedTuple):
+    """A run folder with its newest snapshot's meta.json, its data indices, and the weights to judge."""
+
+    path: Path
+    meta: dict
+    indices: dict[str, Tensor]
+    kind: str  # ema or raw
+    sha256: str  # of the weights
+    minutes: float | None  # RTE: of unlearning, mask or Fisher included; None of a model that forgot nothing
+
+    @property
+    def forgotten_class(self) -> int | None:
+        """The class that was forgotten whole, if one was."""
+        forget = self.meta.get("forget") or {}
+        part = any(forget.get(key) is not None for key in ("count", "fraction", "index_file"))
+        return None if part else forget.get("label")
+
+
+def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:
+    """The run in a folder. Raises InputError where it is no classifier's or kept no indices of its data."""
+    meta = checkpoint.load_meta(path)
+    if meta["world"] != "classifier":
+        raise InputError(f"{path}: a run of world {meta['world']}, wanted a classifier's")
+    indices = checkpoint.load_indices(path)
+    if indices is None:
+        raise InputError(f"{path}: an older run that kept no indices of its data; run it again")
+    earlier = [s["name"] for s in meta.get("forgotten_before", []) if s["label"] is not None]
+    if earlier:
+        raise InputError(f"{path}: its original had forgotten class {', '.join(earlier)} before: the test set to judge "
+                         "it by would still hold that class")  # fmt: skip
+    kind = checkpoint.choose_kind(path, weights)
+    seconds = meta["cost"]["seconds"] + (meta.get("prepared") or {}).get("seconds", 0.0)
+    minutes = seconds / 60 if "forget" in indices else None
+    return ClassifierRun(Path(path), meta, indices, kind, checkpoint.weights_hash(path, kind), minutes)
+
+
+def require_same_forgetting(run: ClassifierRun, reference: ClassifierRun) -> ClassifierRun:
+    """`run` as far as it shares data set, forget set and split with `reference`, else InputError.
+
+    An original model, which has no forget set of its own, is returned with that of the reference.
+    """
+    names = f"{run.path} and {reference.path}"
+    for key in ("dataset", "shape", "classes", "n", "content"):
+        one, other = run.meta["data"].get(key), reference.meta["data"].get(key)
+        if one != other and None not in (one, other):  # older runs lack the last two
+            raise InputError(f"{names}: data.{key} {one} and {other}: not to be compared (--retrain)")
+    if run.meta["model"] != reference.meta["model"]:
+        raise InputError(
+            f"{names}: models {run.meta['model']} and {reference.meta['model']}: not to be compared (--retrain)"
+        )
+    own, wanted = dict(run.indices), dict(reference.indices)
+    if "forget" not in own:
+        if not torch.equal(own["remain"], torch.cat([wanted["remain"], wanted["forget"]]).sort().values):
+            raise InputError(
+                f"{names}: the first was not trained on what the second remains with and left out (--retrain)"
+            )
+        own |= {key: wanted[key] for key in ("remain", "forget")}
+    for key in ("forget", "remain", "val"):
+        if not torch.equal(own[key], wanted[key]):
+            raise InputError(
+                f"{names}: not the same {key} set, of {len(own[key])} and {len(wanted[key])} images: "
+                "not to be compared (--retrain)"
+            )
+    return run._replace(indices=own, meta={**run.meta, "forget": reference.meta["forget"]})
+
+
+def fingerprint(images) -> str:
+    """SHA-256 of a data set: of pixels in memory, of names, sizes and times of files; and of labels and sizes."""
+    digest = hashlib.sha256(repr((images.name, images.split, images.shape, images.classes)).encode())
+    digest.update(images.labels.cpu().numpy().tobytes())
+    if hasattr(images, "images"):
+        digest.update(images.images.cpu().contiguous().numpy().tobytes())
+    else:
+        for file in images.decoder.files:
+            stat = Path(file).stat()
+            digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def logits_of(
+    run: ClassifierRun,
+    images,
+    print_of_images: str,
+    build: Callable[[dict], nn.Module],
+    ordered: Callable[..., Iterator],
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Logits (N,K) float32 of all images in order, in eval mode, without augmentation; on the CPU.
+
+    `print_of_images` their `fingerprint`; `build` is models.build, `ordered` is datasets.ordered. From disk where they
+    are kept; a file that is damaged or of other images is made anew. Raises InputError where logits are not finite.
+    """
+    known = run.meta["data"].get("content")  # older runs do not say
+    if images.split == "train" and known is not None and known != content(images):
+        raise InputError(f"{run.path}: the training images of {images.name} are not those it was trained on, its "
+                         "indices mean others (--data_path)")  # fmt: skip
+    path = run.path / "logits" / f"{run.sha256[:16]}_{images.split}.safetensors"
+    key = f"{run.sha256} {print_of_images}"
+    logits = _kept(path, key)
+    if logits is None:
+        model = build(run.meta["model"])
+        checkpoint.load_into(model, checkpoint.load_weights(run.path, run.kind), str(run.path))
+        model = model.to(device).eval().requires_grad_(False)
+        workers = run.meta["config"]["data"].get("n_workers", 0)  # converted runs do not say
+        batches = ordered(images.to(device), torch.arange(len(images)), batch_size, workers)
+        logits = _forward(model, batches, len(images), f"{run.path.name}: logits of {images.split}")
+        finite = logits.isfinite().all(1)
+        if not finite.all():
+            raise InputError(f"{run.path}: logits of {int((~finite).sum())} of {len(images)} {images.split} images are "
+                             "not finite: the model diverged, there is nothing to judge")  # fmt: skip
+        kept = {"key": key, "sha256": _hash(logits)}
+        write_atomic(path, safetensors.torch.save({"logits": logits}, metadata=kept))
+    return logits
+
+
+def _forward(model: nn.Module, batches: Iterator, n: int, title: str) -> Tensor:
+    parts = []
+    with tqdm(total=n, desc=title, unit=" images", disable=None, leave=False) as bar, torch.inference_mode():
+        for x, _ in batches:
+            parts.append(model(x).float().cpu())
+            bar.update(len(x))
+    return torch.cat(parts).clone()
+
+
+def _kept(path: Path, key: str) -> Tensor | None:
+    """Logits kept under `key`; None where there are none, or others, or a file that is none of ours."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            kept = file.metadata() or {}
+            if kept.get("key") != key:
+                return None
+            logits = file.get_tensor("logits")
+    except SafetensorError:  # cut short: computing anew is the remedy
+        return None
+    return logits if _hash(logits) == kept.get("sha256") else None
+
+
+def _hash(logits: Tensor) -> str:
+    return sha256_bytes(logits.contiguous().numpy().tobytes())

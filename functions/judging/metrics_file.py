@@ -1,0 +1,29 @@
+"""metrics.json beside samples: one section per script that judged them, each with its contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from functions.errors import InputError
+from functions.files import read_json, version, write_json
+from functions.judging.contract import join, read_generation
+
+
+def metrics_path(samples: Path | str, out: Path | str | None = None) -> Path:
+    """`--out`, or metrics.json in the sample folder, or `<name>.metrics.json` beside an `.npz`."""
+    samples = Path(samples)
+    if out:
+        return Path(out)
+    return samples / "metrics.json" if samples.is_dir() else samples.with_suffix(".metrics.json")
+
+
+def write_section(
+    path: Path, name: str, numbers: dict, samples: Path | str, protocol: dict, record: dict
+) -> None:
+    """Replace section `name` of the file, keep the others. The contract joins how samples were made and judged."""
+    sections = read_json(path) if path.is_file() else {}
+    if not isinstance(sections, dict):
+        raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
+    record = {"samples": str(samples), **record, "version": version()}
+    sections[name] = {**numbers, "contract": join(read_generation(samples), protocol, record)}
+    write_json(path, sections)

@@ -1,0 +1,208 @@
+"""Fishers and masks on disk: safetensors with their provenance as JSON, checked before use.
+
+Provenance says what an artifact was made for and how: checkpoint hash, forget selection, estimator, guidance, draws,
+threshold, kept share, names and shapes. A stage refuses what was made for another model, class or architecture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from functions.config.schema import ESTIMATORS
+from functions.curvature.saliency import Mask, pack_bits, unpack_bits
+from functions.errors import InputError
+from functions.files import write_atomic
+from functions.storage.checkpoint import plain_names
+from functions.storage.pickles import load_tensor_dict, load_torch
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
+    """Tensors by parameter name, with the provenance in the file's header. Atomic."""
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomic(path, safetensors.torch.save(contiguous, metadata={"provenance": json.dumps(provenance)}))
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, provenance). Raises InputError where the file is missing, cut in half or not ours."""
+    with _opened(path) as (file, provenance):
+        return {name: file.get_tensor(name) for name in file.keys()}, provenance  # noqa: SIM118
+
+
+def read_provenance(path: Path | str) -> dict:
+    """The provenance alone; empty for a foreign mask or Fisher. Raises InputError as `load_tensors` does."""
+    if _is_foreign(path) or Path(path).suffix == ".pkl":
+        return {}
+    with _opened(path) as (_, provenance):
+        return provenance
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[safe_open, dict]]:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads((file.metadata() or {})["provenance"])
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
+    except (KeyError, json.JSONDecodeError):
+        raise InputError(f"{path}: carries no provenance: not written by this toolkit") from None
+
+
+def _is_foreign(path: Path | str) -> bool:
+    return Path(path).suffix in (".pt", ".pth")
+
+
+def save_mask(path: Path | str, mask: Mask, provenance: dict) -> None:
+    """Packed bits, N / 8 bytes; the shapes go into the provenance."""
+    shapes = {name: list(m.shape) for name, m in mask.items()}
+    save_tensors(path, {name: pack_bits(m) for name, m in mask.items()}, {**provenance, "shapes": shapes})
+
+
+def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> Mask:
+    """The mask in `path`: ours, or a `.pt` of the SalUn scripts.
+
+    Raises InputError where its names and shapes are not `shapes`, or its provenance is not `wanted` (see
+    `check_provenance`); None leaves that check out.
+    """
+    foreign = _is_foreign(path)
+    if foreign:
+        mask = _foreign_mask(path, shapes)
+    else:
+        packed, found = load_tensors(path)
+        if "shapes" not in found:
+            raise InputError(f"mask {path}: is no mask, but a file of {found.get('estimator', 'other')} tensors "
+                             "(generate_fisher_mask.py makes masks)")  # fmt: skip
+        if wanted is not None:
+            check_provenance(found, wanted, path)
+        mask = {name: unpack_bits(packed[name], tuple(shape)) for name, shape in found["shapes"].items()}
+    if shapes is not None:
+        check_shapes({n: tuple(m.shape) for n, m in mask.items()}, shapes, f"mask {path}")
+    if foreign:
+        print(f"mask {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
+    return mask
+
+
+def export_mask_pt(path: Path | str, mask: Mask, device: torch.device | str = "cpu") -> None:
+    """A `.pt` for the published scripts: dict of 0/1 uint8 tensors by name, an eighth of their int64. Atomic.
+
+    Not bool, because they compute `1 - m`. They multiply by what they load without moving it, and torch loads a tensor
+    to where it was saved: for their runs on a GPU save with `device="cuda:0"`, as their own generate_mask.py does.
+    """
+    buffer = io.BytesIO()
+    torch.save({name: m.to(device=device, dtype=torch.uint8) for name, m in mask.items()}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Tensor]:
+    """A Fisher diagonal of what is to be kept: ours, or a published `.pkl` through the allow-list unpickler.
+
+    Raises InputError where its names and shapes are not `shapes`, where it was made from another checkpoint than
+    `wanted`, or holds the class that is to be forgotten, or is no Fisher.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"Fisher {path}: no such file; fim.py makes it (sa.fisher_path names another)")
+    if Path(path).suffix == ".pkl":
+        fisher = load_tensor_dict(path)
+        print(f"Fisher {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
+    else:
+        fisher, made = load_tensors(path)
+        if made.get("estimator") not in ("sweep", *ESTIMATORS) or "threshold" in made:
+            raise InputError(f"Fisher {path}: is no Fisher, but a file of {made.get('estimator', 'other')} tensors "
+                             "(fim.py and train.py --mode generate_fisher make Fishers)")  # fmt: skip
+        if made.get("set") == "forget":
+            raise InputError(
+                f"Fisher {path}: of the forget set; wanted that of the remain set (sa.fisher_path)"
+            )
+        if "forget" not in made:  # sweep: of all classes
+            made = {**made, "forget": wanted["forget"]}
+        check_provenance(made, wanted, path, "Fisher")
+    check_shapes({n: tuple(f.shape) for n, f in fisher.items()}, shapes, f"Fisher {path}")
+    check_diagonal(fisher, f"Fisher {path}")
+    return fisher
+
+
+def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
+    """A dict of 0/1 tensors of any number type, `module.` before names, int 0 for a tensor that is all zero."""
+    if not Path(path).is_file():
+        raise InputError(f"mask {path}: no such file")
+    found = load_torch(path, f"mask {path}")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"mask {path}: wanted a dict of tensors by name, got a {type(found).__name__}")
+    mask = {}
+    for name, m in plain_names(found).items():
+        if isinstance(m, int) and m == 0:
+            m = torch.zeros((shapes or {}).get(name, ()))
+        if not isinstance(m, Tensor) or not bool(((m == 0) | (m == 1)).all()):
+            raise InputError(f"mask {path}: {name}: wanted a tensor of zeros and ones")
+        mask[name] = m.bool()
+    return mask
+
+
+def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
+    """Raises InputError with the number of names or shapes that differ, and the first five."""
+    wrong = [n for n in sorted(found.keys() | wanted.keys()) if found.get(n) != wanted.get(n)]
+    if wrong:
+        raise InputError(f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
+                         f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")  # fmt: skip
+
+
+def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
+    """Raises InputError where a Fisher or a score is negative, NaN or infinite: the first five tensors by name."""
+    if broken := [n for n, t in tensors.items() if not bool((t >= 0).all() and t.isfinite().all())]:
+        raise InputError(
+            f"{what}: negative, NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}"
+        )
+
+
+def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:
+    """Raises InputError where a mask or Fisher was made for another data set, forget set or checkpoint than `wanted`.
+
+    `forget` is {"dataset", "label"} and, in newer files, the selection's "name" and "indices", the SHA-256 of its
+    sorted indices. What one side lacks is not compared; a file without a name is of a whole class.
+    """
+    made, asked = found["forget"], wanted["forget"]
+    if made["dataset"] != asked["dataset"]:
+        raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
+                         "(data.dataset)")  # fmt: skip
+    if made["label"] != asked["label"] and _whole_class(made) and _whole_class(asked):
+        raise InputError(f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
+                         "(--label_to_forget)")  # fmt: skip
+    if found["checkpoint"] != wanted["checkpoint"]:
+        raise InputError(f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
+                         f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
+    if _selection(made) != _selection(asked) or _differ(made, asked, "indices"):
+        raise InputError(f"{what} {path}: made for forget set {_described(made)}, this run forgets "
+                         f"{_described(asked)} (--num_indexes_to_replace, --forget_idx, --seed)")  # fmt: skip
+
+
+def _whole_class(forget: dict) -> bool:
+    return _selection(forget)[0] == str(forget["label"])
+
+
+def _selection(forget: dict) -> tuple[str, object]:
+    """(name, label) of a forget set, its name the class where the file is older than names."""
+    name = forget.get("name")
+    return str(forget["label"]) if name is None else name, forget["label"]
+
+
+def _differ(made: dict, asked: dict, key: str) -> bool:
+    return None not in (made.get(key), asked.get(key)) and made[key] != asked[key]
+
+
+def _described(forget: dict) -> str:
+    """`random4500_s2 (4f2a91c3b07d)`: the name and, where there is one, the start of the indices' hash."""
+    indices = forget.get("indices")
+    return _selection(forget)[0] + (f" ({indices[:12]})" if indices else "")

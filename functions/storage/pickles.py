@@ -1,0 +1,124 @@
+"""Foreign pickles, read without running what is in them: files of `torch.save`, and plain pickles of tensors by name.
+
+Selective Amnesia's `fisher_dict.pkl` is `pickle.dump` of a dict. A tensor in such a stream is a call of
+`torch._utils._rebuild_tensor_v2` on `torch.storage._load_from_bytes(bytes)`, and the bytes are a file of `torch.save`
+again: both layers are read by allow-list.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from functions.errors import InputError
+from functions.files import write_atomic
+from functions.storage.checkpoint import plain_names
+
+# What unpicklers, torch's too, raise for a stream that is cut or altered.
+BROKEN = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+          RuntimeError, OverflowError, MemoryError)  # fmt: skip
+
+
+def load_torch(file: Path | str | BinaryIO, source: Path | str) -> object:
+    """What `torch.save` wrote: tensors, numbers and containers, on the CPU. Raises InputError for code and damage."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        if wanted := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+            raise refused(source, wanted[1]) from None
+        raise InputError(f"{source}: damaged or not a file of torch.save ({reason(error)})") from None
+
+
+def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
+    """Tensors by plain name from `pickle.dump` of a dict, on the CPU.
+
+    Raises InputError for any global that tensors do not need, before it is looked up, and for other contents.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    data = path.read_bytes()
+    try:
+        # BUILD sets attributes of what is on the stack, and a dict of tensors has no use for it.
+        if any(opcode.name == "BUILD" for opcode, _, _ in pickletools.genops(data)):
+            raise refused(path, "BUILD")
+        found = TensorUnpickler(data, path).load()
+    except InputError:
+        raise
+    except BROKEN as error:
+        raise InputError(f"{path}: damaged or not a pickle of tensors ({reason(error)})") from None
+    return plain_names({name: t.detach() for name, t in tensors_by_name(found, path).items()})
+
+
+def save_tensor_dict(path: Path | str, tensors: dict[str, Tensor]) -> None:
+    """`pickle.dump` of a plain dict, under the names given (`wrapped_names` for the published code). Atomic."""
+    plain = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
+    write_atomic(path, pickle.dumps(plain))
+
+
+class TensorUnpickler(pickle.Unpickler):
+    """A pickle that may call what tensors are made of and nothing else."""
+
+    def __init__(self, data: bytes, source: Path):
+        super().__init__(io.BytesIO(data))
+        self.source = source
+        self.allowed = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+            ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+            ("torch.storage", "_load_from_bytes"): self.storage,
+            ("_codecs", "encode"): latin1,
+        }
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.allowed:
+            raise refused(self.source, f"{module}.{name}")
+        return self.allowed[module, name]
+
+    def storage(self, data: bytes) -> object:
+        """torch's own `_load_from_bytes` would run code in `data`."""
+        found = load_torch(io.BytesIO(data), self.source)
+        if not torch.is_storage(found):
+            raise InputError(f"{self.source}: wanted the storage of a tensor, got a {type(found).__name__}")
+        return found
+
+
+def latin1(text: str, encoding: str) -> bytes:
+    """How protocols 0 to 2 write bytes; `_codecs.encode` itself knows more encodings, compressed ones among them."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes encoded as {encoding}")
+    return text.encode("latin1")
+
+
+def tensors_by_name(found: object, source: Path | str) -> dict[str, Tensor]:
+    """`found`, which has to be a dict with at least one tensor and nothing else; else InputError."""
+    if not isinstance(found, dict):
+        raise InputError(f"{source}: wanted a dict of tensors by name, got a {type(found).__name__}")
+    if not found:
+        raise InputError(f"{source}: holds no tensors")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(f"{source}: {name}: wanted a tensor by name, got a {type(value).__name__}")
+    return found
+
+
+def refused(source: Path | str, wanted: str) -> InputError:
+    """The line for a pickle that asks for more than data."""
+    return InputError(
+        f"{source}: refused, nothing of it was run: it calls {wanted}, and data needs no such thing"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says, or the name of the error where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:150]

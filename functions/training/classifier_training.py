@@ -1,0 +1,61 @@
+"""Training a judging classifier: cross entropy, AdamW, warm-up and cosine decay. Data and model come as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from functions.training.schedules import cosine_decay
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    n_steps: int,
+    lr: float,
+    weight_decay: float = 0.01,
+) -> None:
+    """`n_steps` of cross entropy on batches (x in [0,1], c). bfloat16 on CUDA; a bar, or ten plain lines."""
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    warmup = max(1, n_steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min(1.0, (k + 1) / warmup) * cosine_decay(1.0, k, n_steps)
+    )
+    model.train()
+    bar = tqdm(
+        range(1, n_steps + 1), desc="training the classifier", unit=" steps", disable=None, leave=False
+    )
+    for step in bar:
+        x, c = next(batches)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = F.cross_entropy(model(x).float(), c)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % max(1, n_steps // 10) == 0:
+            _say(bar, step, n_steps, loss.item())
+    model.eval()
+
+
+def _say(bar: tqdm, step: int, n_steps: int, loss: float) -> None:
+    if bar.disable:
+        print(f"step {step}/{n_steps} loss {loss:.4f}", flush=True)
+    else:
+        bar.set_postfix(loss=f"{loss:.4f}")
+
+
+def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:
+    """(right, n) over batches (x, c), in eval mode."""
+    model.eval()
+    right, n = [], 0
+    with torch.inference_mode():
+        for x, c in batches:
+            right.append((model(x).argmax(1) == c).sum())
+            n += len(c)
+    return int(torch.stack(right).sum()), n

@@ -1,0 +1,46 @@
+"""Selective Amnesia (SA): continual learning used to forget (arXiv 2305.10120)."""
+
+from pathlib import Path
+
+import torch
+
+from functions.files import sha256_file
+from functions.storage.artifacts import load_fisher, read_provenance
+from functions.storage.cost import total
+from functions.training.anchors import Anchor
+from runners.base import Runner, provenance, shapes_of
+from runners.replay import fingerprint, own_samples
+
+FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
+
+
+class SelectiveAmnesia(Runner):
+    """Learn noise in place of the class, replay one's own samples of the others, and stay close where F is large.
+
+    l(x ~ U[-1, 1], c_f) + gamma_gr l(replay) + lmbda sum_i F_i (theta_i - theta*_i)^2, no labels dropped.
+    """
+
+    mode, always_masked, copies = "sa", True, 2  # anchor and Fisher
+
+    def setup(self, setup):
+        s = self.cfg.sa
+        path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
+        fisher = load_fisher(path, shapes_of(self.plain), provenance(setup))
+        costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
+        self.meta = {**self.meta, "fisher": sha256_file(path), "prepared": total(costs) if costs else None}
+        self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
+        if s.replay == "samples":
+            classes = set(range(self.task.n_classes)) - {self.cfg.forget.label}
+            replay = own_samples(self.cfg, setup, classes)
+            self.meta["replay"] = fingerprint(replay)
+            self.remain = self._stream(replay, torch.arange(len(replay)), "replay")
+
+    def step(self, k):
+        s = self.cfg.sa
+        x_f, c_f = next(self.forget)
+        surrogate = self.task.draw(torch.rand_like(x_f), c_f)  # [0, 1] here, [-1, 1] for the model
+        loss_f = self.task.losses(self.model, surrogate).mean()
+        loss_r = self.task.losses(self.model, self.task.draw(*next(self.remain))).mean()
+        ewc = self.anchor.penalty()
+        self.descend(loss_f + s.gamma_gr * loss_r + s.lmbda * ewc, self.mask, self.cfg.optim.grad_clip)
+        return {"forget": loss_f.detach(), "replay": loss_r.detach(), "ewc": ewc.detach()}

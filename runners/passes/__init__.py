@@ -1,0 +1,1 @@
+"""Closed forms over a set, without a loop over steps."""

@@ -1,0 +1,87 @@
+"""SalUn's saliency: the score of every weight once, and from it a mask for any share."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from functions.config.schema import Config
+from functions.curvature.saliency import gradient_score, top_share_masks
+from functions.errors import InputError
+from functions.files import version
+from functions.storage.artifacts import check_diagonal, export_mask_pt, load_tensors, save_mask, save_tensors
+from functions.storage.cost import Cost
+from runners.base import provenance
+from runners.draws import fixed_draws
+from runners.setup import Setup
+
+
+class GenerateMask:
+    """Writes `results/<dataset>/mask/<forget set>/score.safetensors` and, for each share q, `with_<q>.safetensors`.
+
+    With `saliency.export` also `with_<q>.pt`, for the published classification scripts.
+    """
+
+    mode, fresh = "generate_mask", False
+
+    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+        if resume is not None:
+            raise InputError("--resume: generate_mask is one pass and has nothing to resume; run it again")
+        self.cfg, self.setup = cfg, setup
+        own = Path(cfg.results) / cfg.data.dataset / "mask" / setup.selection["name"]
+        self.folder = Path(cfg.save_dir) if cfg.save_dir else own
+
+    def run(self) -> Path:
+        score, made = self._score()
+        for share, mask in top_share_masks(score, self.cfg.saliency.shares).items():
+            kept = sum(int(m.sum()) for m in mask.values())
+            path = self.folder / f"with_{share}.safetensors"
+            save_mask(path, mask, {**made, "share": share, "kept": kept})
+            if self.cfg.saliency.export:
+                export_mask_pt(path.with_suffix(".pt"), mask, self.setup.device)
+            print(
+                f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}"
+            )
+        return self.folder
+
+    def _score(self):
+        """The score and its provenance: the one on disk where it is this one, otherwise computed and saved."""
+        path, wanted = self.folder / "score.safetensors", self._provenance()
+        if path.is_file():
+            score, made = load_tensors(path)
+            if {k: made.get(k) for k in wanted} == wanted:
+                print(f"using {path}")
+                return score, made
+            print(f"replacing {path}: made from another checkpoint or with other settings")
+        s, cost = self.cfg.saliency, Cost()
+        cost.watch(self.setup.model)
+        losses = partial(self.setup.task.losses, guidance=s.guidance)
+        amount = {"batch_size": s.batch_size, "draws": s.draws}
+        draws = fixed_draws(self.cfg, self.setup, self.setup.forget, "saliency", **amount)
+        with cost:
+            score = {n: g.cpu() for n, g in gradient_score(self.setup.model, losses, draws, s.clip).items()}
+        check_diagonal(score, "saliency score")
+        made = {**wanted, "cost": cost.record(), "version": version()}
+        save_tensors(path, score, made)
+        return score, made
+
+    def _provenance(self) -> dict:
+        settings = self.cfg.saliency.model_dump(exclude={"shares", "export"})
+        return {
+            **provenance(self.setup),
+            "estimator": "saliency",
+            "n": len(self.setup.forget),
+            "weights": self.cfg.init_weights,
+            "seed": self.cfg.seeds.of("order"),
+            "device": self.setup.device.type,
+            **settings,
+        }
+
+    def plan(self) -> str:
+        """What `--dry_run` prints after the config."""
+        s, weights = self.cfg.saliency, sum(p.numel() for p in self.setup.model.parameters())
+        return "\n".join([
+            f"mode {self.mode} on {self.setup.device}: {s.draws} draws of {len(self.setup.forget)} forget images",
+            f"trainable weights: {weights:,}; may move: " + ", ".join(f"{int(weights * q):,}" for q in s.shares),
+            f"would write: {self.folder}/{{score,{','.join(f'with_{q}' for q in s.shares)}}}.safetensors",
+        ])  # fmt: skip

@@ -1,0 +1,96 @@
+"""The two commands of the README: the quickstart's Python at toy size, and what setup.sh does before it installs."""
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from functions.experiments.pictures import GAP, HEADER, MARGIN, RED, TILE, before_after
+from functions.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def quickstart():
+    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "scripts" / "quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quickstart_from_nothing_to_table_and_picture(capsys):
+    toy = ["--pretrain_steps", "20", "--unlearn_steps", "2", "--per_class", "8", "--judge_epochs", "1"]
+    quickstart().main([*toy, "--label_to_forget", "3"])
+    out = capsys.readouterr().out
+    metrics = read_json("results/quickstart/metrics.json")
+    for when in ("before", "after"):
+        forgotten, kept = metrics["forgotten"][when], metrics["kept"][when]
+        assert (forgotten["class"], forgotten["n"]) == (3, 8)
+        assert forgotten["ua"] == pytest.approx(1 - forgotten["accuracy"])
+        assert {"prob", "entropy"} <= set(forgotten)
+        assert {"accuracy", "fid", "precision", "recall", "fid_unguided"} <= set(kept)
+        assert sorted(kept["classes"], key=int) == [str(c) for c in range(10) if c != 3]
+        assert set(metrics["contract"][when]) == {"classes", "guided", "unguided"}
+    hashes = [
+        {part: c["hash"] for part, c in metrics["contract"][when].items()} for when in ("before", "after")
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes[0].values())) == 3  # the same protocol on both sides
+    stages = (
+        "import",
+        "pretrain",
+        "fisher",
+        "mask",
+        "sfron",
+        "classifier",
+        "sample before",
+        "judge after",
+        "total",
+    )
+    assert all(metrics["seconds"][stage] >= 0 for stage in stages)
+    assert "class 3 (forgotten): UA" in out and "kept classes, w = 0.0: FID[classifier]" in out
+    assert Image.open("results/quickstart/before_after.png").width > 16 * TILE
+
+
+def test_the_forgotten_row_is_framed_and_images_stand_where_they_belong():
+    shade = lambda v: Image.new("L", (8, 8), v)
+    before = [[shade(10), shade(20)], [shade(30), shade(40)]]
+    after = [[shade(50), shade(60)], [shade(70), shade(80)]]
+    page = before_after(before, after, ["a", "b"], forgotten=1)
+    row = TILE + 2 * GAP
+    middle = lambda r, x: page.getpixel((x + TILE // 2, HEADER + r * row + TILE // 2))
+    right = MARGIN + 2 * (TILE + GAP) + MARGIN // 4
+    assert [middle(r, x + k * (TILE + GAP))[0] for r in (0, 1) for x in (MARGIN, right) for k in (0, 1)] == [
+        10, 20, 50, 60, 30, 40, 70, 80]  # fmt: skip
+    frame = lambda r: page.getpixel((MARGIN + TILE // 2, HEADER + r * row - GAP))
+    assert frame(1) == RED and frame(0) != RED
+
+
+@pytest.fixture
+def setup_copy(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    (tmp_path / "requirements.txt").write_text("torch>=2.11\n")
+    return tmp_path
+
+
+def setup(folder: Path, python: str) -> subprocess.CompletedProcess:
+    env = {"PATH": "/usr/bin:/bin", "PYTHON": python}
+    return subprocess.run(["bash", "scripts/setup.sh"], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_setup_does_nothing_once_the_stamp_fits(setup_copy):
+    shutil.copy(setup_copy / "requirements.txt", setup_copy / ".venv" / ".installed_requirements")
+    done = setup(setup_copy, "no-such-python")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_setup_says_what_is_missing(setup_copy):
+    (setup_copy / ".venv" / ".installed_requirements").write_text(
+        "torch>=2.10\n"
+    )  # the file has changed since
+    done = setup(setup_copy, "no-such-python")
+    assert done.returncode == 1 and "no-such-python not found; install Python 3.10" in done.stderr
