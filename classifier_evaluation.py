@@ -16,13 +16,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sample_path", required=True, help="folder of samples (F/0, or F with a folder per class) or .npz"
     )
-    parser.add_argument(
-        "--dataset", required=True, choices=DATASETS, help="what the classifier was trained on"
-    )
+    parser.add_argument("--dataset", required=True, choices=DATASETS, help="what the classifier was trained on")
     parser.add_argument("--label_of_forgotten_class", type=int, required=True)
-    parser.add_argument(
-        "--classifier", help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
-    )
+    parser.add_argument("--classifier", help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder")
     parser.add_argument("-b", "--batch_size", "--batch-size", type=int, default=256)
     parser.add_argument("--out", help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
@@ -54,9 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{args.classifier}: trained on {judge['dataset']}, --dataset says {args.dataset}")
     label, n_classes = args.label_of_forgotten_class, len(judge["classes"])
     if not 0 <= label < n_classes:
-        raise InputError(
-            f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}"
-        )
+        raise InputError(f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}")
     samples = find_samples(args.sample_path)
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
 
@@ -82,9 +76,7 @@ def select(labels, label: int, n_classes: int, source: str):
     if not known.any():
         return (~known).nonzero().flatten(), known.nonzero().flatten()
     if not known.all():
-        raise InputError(
-            f"{source}: {int((~known).sum())} images lie outside the class folders 0 to {n_classes - 1}"
-        )
+        raise InputError(f"{source}: {int((~known).sum())} images lie outside the class folders 0 to {n_classes - 1}")
     if not (labels == label).any():
         found = ", ".join(map(str, labels.unique().tolist()))
         raise InputError(f"{source}: holds class {found}, --label_of_forgotten_class says {label}")
@@ -102,9 +94,7 @@ def report(numbers: dict, by_class: dict, judge: dict) -> None:
     )
     print(f"UA: {numbers['ua']:.4f}, 95 % {interval['ua']}")
     print(f"95 % intervals: entropy {interval['entropy']}, prob {interval['prob']}")
-    counts = ", ".join(
-        f"{name} {k}" for name, k in zip(judge["classes"], numbers["confusion"], strict=True) if k
-    )
+    counts = ", ".join(f"{name} {k}" for name, k in zip(judge["classes"], numbers["confusion"], strict=True) if k)
     print(f"Classified as: {counts}")
     for c, row in by_class.items():
         print(f"Accuracy of class {c}: {row['accuracy']:.4f} ({row['n']} samples)")

@@ -28,14 +28,11 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
     p.add_argument("source", metavar="CKPT|RUN", help="a published ckpt.pth; with --export, a run folder")
+    p.add_argument("--config", metavar="FILE", help="what CKPT is a model of: its model, data and diffusion sections")
     p.add_argument(
-        "--config", metavar="FILE", help="what CKPT is a model of: its model, data and diffusion sections"
+        "--set", action="append", metavar="KEY=VALUE", help="override any key, e.g. --set model.ch=64; repeatable"
     )
-    p.add_argument("--set", action="append", metavar="KEY=VALUE",
-                   help="override any key, e.g. --set model.ch=64; repeatable")  # fmt: skip
-    p.add_argument(
-        "--export", choices=tuple(EXPORTS), help="write RUN as ddim: a ckpt.pth of the published code"
-    )
+    p.add_argument("--export", choices=tuple(EXPORTS), help="write RUN as ddim: a ckpt.pth of the published code")
     p.add_argument("--out", metavar="PATH", help="the run folder, or the file, to write; must not exist yet")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
@@ -65,13 +62,12 @@ def check_new(out: Path) -> None:
 def import_run(args: argparse.Namespace) -> Path:
     """A run folder with one snapshot, as pretraining with this config would have left it."""
     if args.config is None:
-        raise InputError(f"{args.source}: --config: missing; it says what this is a model of "
-                         "(a run folder of ours: --export)")  # fmt: skip
+        raise InputError(
+            f"{args.source}: --config: missing; it says what this is a model of (a run folder of ours: --export)"
+        )
     cfg = config.load_config(args.config, "pretrain", settings=args.set)
     if cfg.world != "ddpm":
-        raise InputError(
-            f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm"
-        )
+        raise InputError(f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm")
 
     from functions.files import sha256_file
     from functions.storage import (
@@ -99,11 +95,8 @@ def imported_meta(cfg: schema.Config, source: str) -> dict:
     from functions.storage.meta import model_meta, run_meta
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
-    data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape),
-            "classes": list(classes)}  # fmt: skip
-    return run_meta(
-        cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None
-    )
+    data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape), "classes": list(classes)}
+    return run_meta(cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None)
 
 
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:
@@ -128,9 +121,7 @@ def export_ddim(args: argparse.Namespace) -> Path:
 
     meta = checkpoint.load_meta(args.source)
     if meta["world"] != "ddpm":
-        raise InputError(
-            f"{args.source}: a checkpoint of world {meta['world']}; --export ddim is for ddpm models"
-        )
+        raise InputError(f"{args.source}: a checkpoint of world {meta['world']}; --export ddim is for ddpm models")
     out = Path(args.out or checkpoint.resolve(args.source).parent / "ckpt.pth")
     check_new(out)
     kinds = [kind for kind, file in checkpoint.FILES.items() if file in meta["files"]]

@@ -45,16 +45,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders of classifiers")
     p.add_argument("--retrain", metavar="RUN", help="the model retrained without the forget set: the target")
     p.add_argument("--original", metavar="RUN", help="the model before unlearning, as one more row")
-    p.add_argument("--on", choices=("test", "val"), default="test",
-                   help="val: the validation part stands for the test part everywhere")  # fmt: skip
     p.add_argument(
-        "--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: EMA where there is one"
+        "--on",
+        choices=("test", "val"),
+        default="test",
+        help="val: the validation part stands for the test part everywhere",
     )
+    p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: EMA where there is one")
     p.add_argument("--data_path", metavar="P", help="where the data are, if not where the run found them")
     p.add_argument("-b", "--batch_size", type=int, default=256)
     p.add_argument("--device", default="auto")
-    p.add_argument("--out", metavar="DIR_OR_FILE",
-                   help="write metrics to this .json (one RUN), or to DIR/<mode>_<weights>.json")  # fmt: skip
+    p.add_argument(
+        "--out", metavar="DIR_OR_FILE", help="write metrics to this .json (one RUN), or to DIR/<mode>_<weights>.json"
+    )
     p.add_argument("--latex", metavar="FILE", help="the table in LaTeX")
     p.add_argument("--csv", metavar="FILE", help="the table, unrounded")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -102,9 +105,7 @@ def chosen_runs(args: argparse.Namespace) -> dict:
         if reference:
             runs[path] = require_same_forgetting(run, reference)
         elif "forget" not in run.indices:
-            raise InputError(
-                f"{path}: forgot nothing; --retrain names the run whose forget set it is judged by"
-            )
+            raise InputError(f"{path}: forgot nothing; --retrain names the run whose forget set it is judged by")
         if args.on == "val" and not len(run.indices["val"]):
             raise InputError(f"{path}: set no validation images aside, --on val has nothing to judge by")
     return runs
@@ -130,16 +131,10 @@ def judged(runs: dict, args: argparse.Namespace) -> dict[str, dict]:
         for part in ("train", "test") if args.on == "test" else ("train",):
             where = args.data_path or data["path"]
             images, prints[part] = load(data["dataset"], where, part, data["image_size"])
-            logits[part] = logits_of(
-                run, images, prints[part], models.build, datasets.ordered, args.batch_size, device
-            )
+            logits[part] = logits_of(run, images, prints[part], models.build, datasets.ordered, args.batch_size, device)
             labels[part] = images.labels.cpu()
-        held_out = [
-            of["test"] if args.on == "test" else of["train"][run.indices["val"]] for of in (logits, labels)
-        ]
-        numbers = forgetting_numbers(
-            logits["train"], labels["train"], run.indices, *held_out, run.forgotten_class
-        )
+        held_out = [of["test"] if args.on == "test" else of["train"][run.indices["val"]] for of in (logits, labels)]
+        numbers = forgetting_numbers(logits["train"], labels["train"], run.indices, *held_out, run.forgotten_class)
         found[path] = {
             "numbers": numbers | {"RTE": run.minutes},
             "forget": logits["train"][run.indices["forget"]],
@@ -155,9 +150,7 @@ def distances(found: dict, target: dict | None) -> dict:
     if target is None:
         return dict.fromkeys(("D_KL", "JS", "average_gap", "retrained"))
     if found["images"] != target["images"]:
-        raise InputError(
-            "--retrain: was judged by other images than the runs; --data_path names one place for all"
-        )
+        raise InputError("--retrain: was judged by other images than the runs; --data_path names one place for all")
     numbers, goal = found["numbers"], target["numbers"]
     same = {key: goal[key] for key in (*GAPS, "SVC_MIA_forget_efficacy", "entropy_lr_mia")}
     gap = average_gap(numbers, goal)
@@ -219,10 +212,20 @@ def explanation(args: argparse.Namespace, found: dict[str, dict], target: dict |
     svc = {path: one["numbers"]["SVC_MIA_forget_efficacy"] for path, one in found.items()}
     entropy = {path: {"entropy-LR": one["numbers"]["entropy_lr_mia"]} for path, one in found.items()}
     goal = target and target["numbers"]
-    lines += attack("SVC-MIA: share of forgotten images called non-member", svc,
-                    goal and goal["SVC_MIA_forget_efficacy"], "confidence", wrong_target=1)  # fmt: skip
-    lines += attack("Entropy-LR MIA, the opposite direction: share of forgotten images called member", entropy,
-                    goal and {"entropy-LR": goal["entropy_lr_mia"]}, "entropy-LR", wrong_target=0)  # fmt: skip
+    lines += attack(
+        "SVC-MIA: share of forgotten images called non-member",
+        svc,
+        goal and goal["SVC_MIA_forget_efficacy"],
+        "confidence",
+        wrong_target=1,
+    )
+    lines += attack(
+        "Entropy-LR MIA, the opposite direction: share of forgotten images called member",
+        entropy,
+        goal and {"entropy-LR": goal["entropy_lr_mia"]},
+        "entropy-LR",
+        wrong_target=0,
+    )
     return lines
 
 

@@ -22,18 +22,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("samples", help="folder of PNGs (walked recursively) or .npz: what the model drew")
     parser.add_argument("reference", help="folder of PNGs or .npz: real images (save_base_dataset.py)")
-    parser.add_argument("--features", default="inception", metavar="inception|tensorflow|classifier:PATH",
-                        help="the network that sees the images: InceptionV3 by torch-fidelity (default), ADM's "
-                             "TensorFlow graph of it, or a classifier of train_classifier.py")  # fmt: skip
-    parser.add_argument("--inception_weights", metavar="FILE",
-                        help="the published weights or graph (default: fetched into torch's cache folder)")  # fmt: skip
     parser.add_argument(
-        "--classes", metavar="LIST", help="only these of SAMPLES (1,2), or all but these (x0)"
+        "--features",
+        default="inception",
+        metavar="inception|tensorflow|classifier:PATH",
+        help="the network that sees the images: InceptionV3 by torch-fidelity (default), ADM's "
+        "TensorFlow graph of it, or a classifier of train_classifier.py",
     )
+    parser.add_argument(
+        "--inception_weights",
+        metavar="FILE",
+        help="the published weights or graph (default: fetched into torch's cache folder)",
+    )
+    parser.add_argument("--classes", metavar="LIST", help="only these of SAMPLES (1,2), or all but these (x0)")
     parser.add_argument("--batch_size", type=int, help="images at once (default: 64, classifier 256)")
-    parser.add_argument(
-        "--n_workers", type=int, help="threads that decode PNGs (default: the CPUs, at most 16)"
-    )
+    parser.add_argument("--n_workers", type=int, help="threads that decode PNGs (default: the CPUs, at most 16)")
     parser.add_argument("--out", help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
@@ -62,9 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.classes is not None:
         samples = samples.only(args.classes)
     if same_images(samples, reference):
-        raise InputError(
-            f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE"
-        )
+        raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")
     device = choose_device(args.device)
     network = NETWORKS[args.kind](args, device)
     found, known, notes = both(samples, reference, network, args, device)

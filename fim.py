@@ -23,11 +23,13 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
     add_config_arguments(p)
+    p.add_argument("--ckpt_folder", metavar="RUN", help="the run folder with the checkpoint and its class_samples")
     p.add_argument(
-        "--ckpt_folder", metavar="RUN", help="the run folder with the checkpoint and its class_samples"
+        "--n_chunks",
+        type=int,
+        metavar="N",
+        help="batches that the sum over timesteps is cut into: more of them need less memory",
     )
-    p.add_argument("--n_chunks", type=int, metavar="N",
-                   help="batches that the sum over timesteps is cut into: more of them need less memory")  # fmt: skip
     return p
 
 

@@ -17,32 +17,20 @@ reads RUN/mask_0/{forget,remain}_fisher.safetensors (train.py --mode generate_fi
 RUN/mask_0/fisher_0.5.safetensors and so on: packed bits, 1 where a weight may move."""
 
 # What both Fishers must share and the mask inherits; batch_size is there where the estimator depends on it.
-SAME = (
-    "checkpoint",
-    "forget",
-    "estimator",
-    "guidance",
-    "draws",
-    "clip",
-    "batch_size",
-    "weights",
-    "seed",
-    "version",
-)
+SAME = ("checkpoint", "forget", "estimator", "guidance", "draws", "clip", "batch_size", "weights", "seed", "version")
 
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+    p.add_argument("--ckpt_folder", required=True, metavar="FOLDER", help="the mask_<class> folder inside a run folder")
+    p.add_argument("--threshold", required=True, type=float, nargs="+", metavar="GAMMA", help="one mask for each")
     p.add_argument(
-        "--ckpt_folder", required=True, metavar="FOLDER", help="the mask_<class> folder inside a run folder"
+        "--zero_ratio_salient",
+        action=argparse.BooleanOptionalAction,
+        help="weights whose Fishers are both 0 count as ratio 1 (published; default: as the config of "
+        "generate_fisher said, which is no)",
     )
-    p.add_argument(
-        "--threshold", required=True, type=float, nargs="+", metavar="GAMMA", help="one mask for each"
-    )
-    p.add_argument("--zero_ratio_salient", action=argparse.BooleanOptionalAction,
-                   help="weights whose Fishers are both 0 count as ratio 1 (published; default: as the config of "
-                        "generate_fisher said, which is no)")  # fmt: skip
     return p
 
 
@@ -59,9 +47,7 @@ def load_fishers(folder: Path) -> tuple[dict, dict, dict, dict]:
             raise InputError(f"{path}: holds the Fisher of the {made['set']} set, not of the {side} set")
     for key in SAME:
         if made_f.get(key) != made_r.get(key):
-            raise InputError(
-                f"{folder}: the two Fishers differ in {key}: {made_f.get(key)} and {made_r.get(key)}"
-            )
+            raise InputError(f"{folder}: the two Fishers differ in {key}: {made_f.get(key)} and {made_r.get(key)}")
     check_shapes(*({n: tuple(t.shape) for n, t in f.items()} for f in (fisher_r, fisher_f)), str(paths[1]))
     for path, fisher in zip(paths, (fisher_f, fisher_r)):
         check_diagonal(fisher, str(path))
@@ -88,9 +74,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         path = folder / f"fisher_{gamma}.safetensors"
         inherited = {k: made_f[k] for k in SAME if k in made_f}
         save_mask(
-            path,
-            mask,
-            {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share, "cost": cost},
+            path, mask, {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share, "cost": cost}
         )
         print(f"gamma {gamma}: {share:.2%} of the weights are salient -> {path}")
         for group, (kept, n) in groups.items():

@@ -28,8 +28,18 @@ examples, on data that needs no download:
 Image k of class c depends on --seed, c and k alone, so two checkpoints draw from the same noise. A folder says in
 samples.json how it was made: the same command again draws only what is missing, another one is refused."""
 
-FLAGS = ["ckpt_folder", "cond_scale", "sample_type", "timesteps", "eta", "skip_type", "n_samples_per_class",
-         "weights", "minmax", "seed"]  # fmt: skip
+FLAGS = [
+    "ckpt_folder",
+    "cond_scale",
+    "sample_type",
+    "timesteps",
+    "eta",
+    "skip_type",
+    "n_samples_per_class",
+    "weights",
+    "minmax",
+    "seed",
+]
 GRID_COLUMNS = 10  # images per class of a visualization, unless asked
 
 
@@ -39,27 +49,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mode", required=True, choices=tuple(NAMES), help="what to write")
     add_config_arguments(p)
     p.add_argument("--ckpt_folder", metavar="RUN", help="the run folder whose newest checkpoint draws")
-    p.add_argument(
-        "--classes_to_generate", metavar="LIST", help="1,2,3: these; x0,x1: all but these (default: all)"
-    )
+    p.add_argument("--classes_to_generate", metavar="LIST", help="1,2,3: these; x0,x1: all but these (default: all)")
     p.add_argument("--n_samples_per_class", type=int, metavar="N", help="images of each class")
+    p.add_argument("--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none")
     p.add_argument(
-        "--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none"
+        "--sample_type",
+        choices=("generalized", "ddpm_noisy", "dpm_solver"),
+        help="generalized: DDIM to ancestral, by --eta; ddpm_noisy: DDPM with x_0 clipped; "
+        "dpm_solver: DPM-Solver++, about 20 steps",
     )
-    p.add_argument("--sample_type", choices=("generalized", "ddpm_noisy", "dpm_solver"),
-                   help="generalized: DDIM to ancestral, by --eta; ddpm_noisy: DDPM with x_0 clipped; "
-                        "dpm_solver: DPM-Solver++, about 20 steps")  # fmt: skip
     p.add_argument("--timesteps", type=int, metavar="S", help="steps of the sampler")
     p.add_argument("--eta", type=float, help="generalized: 0 is DDIM (deterministic), 1 is ancestral")
-    p.add_argument(
-        "--skip_type", choices=("uniform", "quad"), help="generalized: how S steps lie among the model's"
-    )
+    p.add_argument("--skip_type", choices=("uniform", "quad"), help="generalized: how S steps lie among the model's")
     p.add_argument("--weights", choices=("auto", "ema", "raw"), help="auto: EMA where the checkpoint has one")
-    p.add_argument("--minmax", action=argparse.BooleanOptionalAction,
-                   help="stretch each image to 0..255 by its own extremes (published); else clamp")  # fmt: skip
     p.add_argument(
-        "--out", metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)"
+        "--minmax",
+        action=argparse.BooleanOptionalAction,
+        help="stretch each image to 0..255 by its own extremes (published); else clamp",
     )
+    p.add_argument("--out", metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)")
     return p
 
 
@@ -68,9 +76,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     args = parser().parse_args(argv)
     cfg = config.load_config(args.config, "sample", args.overlay, args.set, config_flags(args, FLAGS))
     if args.eta is not None and cfg.sampling.sample_type != "generalized":
-        raise InputError(
-            f"--eta {args.eta}: only sample_type generalized has one, this is {cfg.sampling.sample_type}"
-        )
+        raise InputError(f"--eta {args.eta}: only sample_type generalized has one, this is {cfg.sampling.sample_type}")
     if args.out and (Path(args.out).suffix == ".png") != (args.mode == "visualization"):
         raise InputError(f"--out {args.out}: mode visualization writes a .png, the others a folder")
     if args.mode == "visualization" and args.n_samples_per_class is None:
@@ -168,8 +174,10 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
         for key in keys:
             old, new = found[part].get(key), wanted[part][key]
             if old != new:
-                raise InputError(f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}: "
-                                 "move the folder away, or ask for the same")  # fmt: skip
+                raise InputError(
+                    f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}: "
+                    "move the folder away, or ask for the same"
+                )
     return sorted({*found["record"]["classes"], *wanted["record"]["classes"]})
 
 
@@ -179,11 +187,12 @@ def plan(cfg: Config, meta: dict, out: Path, n_images: int) -> str:
 
     s, kind = cfg.sampling, choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
     calls = -(-n_images // s.batch_size) * s.timesteps
-    return "\n".join([
+    lines = [
         f"{cfg.ckpt_folder} at step {meta['step']}: {meta['model']['name']}, {kind} weights",
         f"{s.timesteps} steps of {s.sample_type}, guidance {s.cond_scale}, {calls} in all in batches of {s.batch_size}",
         f"would write: {n_images} images of {'x'.join(map(str, meta['data']['shape']))} to {out}",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)
 
 
 # ---- drawing

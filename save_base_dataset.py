@@ -46,9 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     written = save_missing(args.out, train, names, indices)
     extra = {p.relative_to(args.out).as_posix() for p in args.out.rglob("*.png")} - set(names)
     if extra:
-        raise InputError(
-            f"{args.out}: holds {len(extra)} PNGs that are no part of the reference, e.g. {min(extra)}"
-        )
+        raise InputError(f"{args.out}: holds {len(extra)} PNGs that are no part of the reference, e.g. {min(extra)}")
     print(f"Saved {len(names)} images in {args.out} ({written} new)")
 
 
@@ -88,9 +86,7 @@ def claim(folder: Path, agreed: dict) -> None:
                 f"{folder}: holds another reference, {found.get('protocol')} without class {label} (--out)"
             )
     elif folder.is_dir() and next(folder.rglob("*.png"), None):
-        raise InputError(
-            f"{folder}: holds PNGs but no {REFERENCE} that says what they are; move it away or use --out"
-        )
+        raise InputError(f"{folder}: holds PNGs but no {REFERENCE} that says what they are; move it away or use --out")
     else:
         write_json(path, agreed)
 

@@ -30,18 +30,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--arch", help="cnn, a torchvision resnet or a timm name (default: resnet34; cnn for small sets)"
     )
     parser.add_argument(
-        "--pretrained",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="start from ImageNet (not for cnn)",
+        "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet (not for cnn)"
     )
     parser.add_argument(
         "--resize", type=int, default=224, help="side that images are scaled to inside, 0: not (not for cnn)"
     )
     parser.add_argument("--width", type=int, default=32, help="channels of the cnn at full resolution")
-    parser.add_argument(
-        "--epochs", type=int, help="default: 30 for cnn (shapes: 3) and from scratch, 10 from ImageNet"
-    )
+    parser.add_argument("--epochs", type=int, help="default: 30 for cnn (shapes: 3) and from scratch, 10 from ImageNet")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument(
         "--lr", type=float, help="peak rate; default: 3e-3 for cnn, 1e-3 from scratch, 1e-4 from ImageNet"

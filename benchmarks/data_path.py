@@ -39,9 +39,9 @@ class PILImages(Dataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = [to_pil(x) for x in images.images]
         self.labels = images.labels.tolist()
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(SIZE, padding=CROP), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [transforms.RandomCrop(SIZE, padding=CROP), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,14 +85,17 @@ def main(argv: list[str] | None = None) -> None:
     pixels = torch.randint(256, (args.n, 3, SIZE, SIZE), dtype=torch.uint8)
     classes = tuple(str(c) for c in range(N_CLASSES))
     images = ImageSet(pixels, torch.arange(args.n) % N_CLASSES, classes, "random", "train")
-    passes = {
-        "plain": plain_epoch(images, args.batch_size, device),
-        "ours": our_epoch(images, args.batch_size, device),
-    }
+    passes = {"plain": plain_epoch(images, args.batch_size, device), "ours": our_epoch(images, args.batch_size, device)}
     best = fastest(passes, dict.fromkeys(passes, args.repeats), device)
     print(f"{args.n:,} images: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in best.items()))
-    report("data_path", {"plain_over_ours": best["plain"] / best["ours"]}, device, images=args.n,
-           batch_size=args.batch_size, seconds=best)  # fmt: skip
+    report(
+        "data_path",
+        {"plain_over_ours": best["plain"] / best["ours"]},
+        device,
+        images=args.n,
+        batch_size=args.batch_size,
+        seconds=best,
+    )
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def ratios_of(model: nn.Module, device: torch.device, batch: int, repeats: int) 
     bound = batch * largest * 2 * 4
     print(f"U-Net of {sum(p.numel() for p in model.parameters()):,} weights, batch {batch}")
     print(", ".join(f"{name} {seconds:.3f} s" for name, seconds in best.items()))
-    print(
-        ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in {**peak, "bound of the difference": bound}.items())
-    )
+    print(", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in {**peak, "bound of the difference": bound}.items()))
     return {
         "loop_over_ours": best["loop"] / best["ours"],
         "ours_over_forward_backward": best["ours"] / best["ordinary"],
@@ -64,9 +62,7 @@ def ratios_of(model: nn.Module, device: torch.device, batch: int, repeats: int) 
 def main(argv: list[str] | None = None) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="of the loop; of the others three times as many"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="of the loop; of the others three times as many")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")

@@ -42,9 +42,7 @@ def small_stem_resnet() -> nn.Module:
 
 
 def random_draws(n: int, channels: int, size: int, device: torch.device) -> list[Draw]:
-    return [
-        Draw(torch.rand(n, channels, size, size, device=device), torch.arange(n, device=device) % CLASSES)
-    ]
+    return [Draw(torch.rand(n, channels, size, size, device=device), torch.arange(n, device=device) % CLASSES)]
 
 
 def iteration_cost(k: int, chunk: int, repeats: int, device: torch.device) -> dict[str, float]:
@@ -65,8 +63,10 @@ def iteration_cost(k: int, chunk: int, repeats: int, device: torch.device) -> di
         iteration()
     peak = peak_bytes(iteration, device)  # runs it twice, the second time watched
     n = sum(p.numel() for p in model.parameters())
-    print(f"ResNet-18 of {n:,} weights, K = {k}, chunk {chunk}: iterations of "
-          f"{', '.join(f'{s:.2f}' for s in seconds[:-1])} s")  # fmt: skip
+    print(
+        f"ResNet-18 of {n:,} weights, K = {k}, chunk {chunk}: iterations of "
+        f"{', '.join(f'{s:.2f}' for s in seconds[:-1])} s"
+    )
     return {"peak_gigabytes": (peak + 4 * n) / 1e9, "seconds_per_iteration": min(seconds[:-1])}
 
 
@@ -118,9 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(args.device)
     difference = dense_difference(device)
     ratios = iteration_cost(args.k, args.chunk, args.repeats, device)
-    report(
-        "influence", {**ratios, "dense_relative_difference": difference}, device, k=args.k, chunk=args.chunk
-    )
+    report("influence", {**ratios, "dense_relative_difference": difference}, device, k=args.k, chunk=args.chunk)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def ten_masks(repeats: int) -> dict[str, float]:
     }
     best = fastest(passes, dict.fromkeys(passes, repeats), torch.device("cpu"))
     n = sum(s.numel() for s in score.values())
-    print(
-        f"{n:,} scores, ten masks: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in best.items())
-    )
+    print(f"{n:,} scores, ten masks: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in best.items()))
     return {"plain10_over_ours10": best["plain10"] / best["ours10"], "masks10_differing": differing}
 
 
@@ -112,10 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_mask(Path(folder) / "mask.safetensors", mask, {})
         size = (Path(folder) / "mask.safetensors").stat().st_size
-    counts = {
-        "kept_minus_wanted": int(flat.sum()) - int(n * SHARE),
-        "ties_moved": int((flat != reference).sum()),
-    }
+    counts = {"kept_minus_wanted": int(flat.sum()) - int(n * SHARE), "ties_moved": int((flat != reference).sum())}
     del reference, flat, mask
     peak = (peak_bytes(lambda: top_share_mask(score, SHARE), cpu) + 4 * n) / (4 * n)
     passes = {"ours": lambda: top_share_mask(score, SHARE), "plain": lambda: plain(score)}

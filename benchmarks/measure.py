@@ -33,9 +33,7 @@ def digits_task(device: torch.device) -> Denoising:
     return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), N_CLASSES, 0.1, "sum").to(device)
 
 
-def fastest(
-    passes: dict[str, Callable[[], object]], repeats: dict[str, int], device: torch.device
-) -> dict[str, float]:
+def fastest(passes: dict[str, Callable[[], object]], repeats: dict[str, int], device: torch.device) -> dict[str, float]:
     """Seconds of the fastest run of each after a warm-up, in turn, so that a slow phase of the machine hits all."""
     best = {}
     for i in range(max(repeats.values()) + 1):
@@ -73,5 +71,15 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 def report(benchmark: str, ratios: dict[str, float], device: torch.device, **more: object) -> None:
     """The last line that a benchmark prints: its ratios as JSON, with the device and torch's version."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(json.dumps({"benchmark": benchmark, "ratios": ratios, "device": name, "threads": torch.get_num_threads(),
-                      "torch": torch.__version__, **more}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": benchmark,
+                "ratios": ratios,
+                "device": name,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                **more,
+            }
+        )
+    )

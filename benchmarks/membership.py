@@ -74,21 +74,16 @@ def main(argv: list[str] | None = None) -> None:
     }
     best = fastest(passes, dict.fromkeys(passes, args.repeats), torch.device("cpu"))
     same_features = all_calls(plain, svc_feature, sets)
-    print(f"{args.n:,} members, {args.n:,} non-members, {saturated:.0%} of their confidences are 1 in float32: "
-          + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best.items()))  # fmt: skip
+    print(
+        f"{args.n:,} members, {args.n:,} non-members, {saturated:.0%} of their confidences are 1 in float32: "
+        + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best.items())
+    )
     ratios = {
         "plain_over_ours": best["plain"] / best["ours"],
         "predictions_differing": int((found["ours"] != same_features).sum()),
         "moved_by_rounding": int((found["plain"] != same_features).sum()),
     }
-    report(
-        "membership",
-        ratios,
-        torch.device("cpu"),
-        n=args.n,
-        repeats=args.repeats,
-        predictions=found["ours"].size,
-    )
+    report("membership", ratios, torch.device("cpu"), n=args.n, repeats=args.repeats, predictions=found["ours"].size)
 
 
 if __name__ == "__main__":

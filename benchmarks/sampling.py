@@ -69,9 +69,7 @@ def plain(model: nn.Module, c: Tensor, alpha_bar: list[float], steps: int) -> Te
     return (kept[-1].clamp(-1, 1) + 1) / 2
 
 
-def fastest(
-    candidates: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device
-) -> dict[str, float]:
+def fastest(candidates: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, float]:
     """Seconds, the minimum over `repeats` of each after one unmeasured call, in turn."""
     best = dict.fromkeys(candidates, math.inf)
     for r in range(repeats + 1):
@@ -91,21 +89,26 @@ def time_ratios(device: torch.device, repeats: int) -> dict[str, float]:
     few = ANCESTRAL.model_copy(update={"timesteps": STEPS})
     for n in (16, 128):
         c = torch.arange(n) % N_CLASSES
-        best = fastest({
-            "plain": functools.partial(plain, model, c.to(device), alpha_bar, STEPS),
-            "ours": functools.partial(generate, task, model, c, range(n), SHAPE, few, seed=0),
-        }, repeats, device)  # fmt: skip
+        best = fastest(
+            {
+                "plain": functools.partial(plain, model, c.to(device), alpha_bar, STEPS),
+                "ours": functools.partial(generate, task, model, c, range(n), SHAPE, few, seed=0),
+            },
+            repeats,
+            device,
+        )
         print(f"batch {n}, {STEPS} steps: plain {best['plain']:.3f} s, ours {best['ours']:.3f} s", flush=True)
         ratios[f"plain_over_ours_batch_{n}"] = best["plain"] / best["ours"]
     c = torch.arange(16) % N_CLASSES
-    best = fastest({
-        "ancestral": functools.partial(generate, task, model, c, range(16), SHAPE, ANCESTRAL, seed=0),
-        "solver": functools.partial(generate, task, model, c, range(16), SHAPE, SOLVER, seed=0),
-    }, repeats, device)  # fmt: skip
-    print(
-        f"batch 16: 1000 ancestral {best['ancestral']:.3f} s, 20 of the solver {best['solver']:.3f} s",
-        flush=True,
+    best = fastest(
+        {
+            "ancestral": functools.partial(generate, task, model, c, range(16), SHAPE, ANCESTRAL, seed=0),
+            "solver": functools.partial(generate, task, model, c, range(16), SHAPE, SOLVER, seed=0),
+        },
+        repeats,
+        device,
     )
+    print(f"batch 16: 1000 ancestral {best['ancestral']:.3f} s, 20 of the solver {best['solver']:.3f} s", flush=True)
     ratios["ancestral_1000_over_solver_20"] = best["ancestral"] / best["solver"]
     return ratios
 
@@ -126,21 +129,20 @@ def accuracies(run: str, classifier: str, n_per_class: int, device: torch.device
             labels = torch.tensor([c for c, _ in pairs], device=device)
             hits += int((judge(images).argmax(1) == labels).sum())
         found[name] = 100 * hits / len(wanted)
-        print(f"{name}: class accuracy {found[name]:.2f} % of {len(wanted)} images ({kind} weights, w = {W}, "
-              f"classifier {record['test_accuracy']} on {record['n_test']} test images)", flush=True)  # fmt: skip
+        print(
+            f"{name}: class accuracy {found[name]:.2f} % of {len(wanted)} images ({kind} weights, w = {W}, "
+            f"classifier {record['test_accuracy']} on {record['n_test']} test images)",
+            flush=True,
+        )
     return found
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--ckpt_folder", metavar="RUN", help="a run of digits_pretrain.yml, for the class accuracy"
-    )
+    parser.add_argument("--ckpt_folder", metavar="RUN", help="a run of digits_pretrain.yml, for the class accuracy")
     parser.add_argument("--classifier", metavar="PATH", help="of train_classifier.py --dataset digits")
     parser.add_argument("--n_per_class", type=int, default=50, help="images of each class for the accuracy")
     args = parser.parse_args(argv)

@@ -38,9 +38,7 @@ def loop(model: UNet, task: Denoising, x: torch.Tensor, c: torch.Tensor) -> dict
     return {n: t.square() for n, t in total.items()}
 
 
-def ours(
-    model: UNet, task: Denoising, x: torch.Tensor, c: torch.Tensor, n_chunks: int
-) -> dict[str, torch.Tensor]:
+def ours(model: UNet, task: Denoising, x: torch.Tensor, c: torch.Tensor, n_chunks: int) -> dict[str, torch.Tensor]:
     """The same by `sweep`."""
     (total,) = sweep(model, task.losses, [task.sweep(x, c, n_chunks, generator=generator(x.device))])
     return total

@@ -30,12 +30,11 @@ from runners.setup import prepare
 def make_runner(folder: Path, device: str) -> SFRon:
     """An SFR-on runner with a real mask, from a digits U-Net of one training step."""
     common = ["--set", f"results={folder}", "--set", f"device={device}"]
-    run = train.main(
-        ["--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", "training.n_iters=1", *common]
-    )
+    run = train.main(["--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", "training.n_iters=1", *common])
     origin = ["--ckpt_folder", str(run), "--label_to_forget", "0"]
-    fishers = train.main(["--config", "digits_fisher.yml", "--mode", "generate_fisher", "--set", "fisher.draws=1",
-                          *origin, *common])  # fmt: skip
+    fishers = train.main(
+        ["--config", "digits_fisher.yml", "--mode", "generate_fisher", "--set", "fisher.draws=1", *origin, *common]
+    )
     (mask,) = generate_fisher_mask.main(["--ckpt_folder", str(fishers), "--threshold", "1.0"])
     flags = {"ckpt_folder": str(run), "label_to_forget": 0, "mask_path": str(mask)}
     cfg = config.load_config("digits_sfron.yml", "sfron", settings=[f"device={device}"], flags=flags)
@@ -60,9 +59,7 @@ def by_hand(runner: SFRon):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -82,9 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name:<8} {s:.4f} s")
     ratios = {"ours_over_by_hand": round(seconds["ours"] / seconds["by_hand"], 3)}
     print(
-        json.dumps(
-            {"benchmark": "step", "ratios": ratios, "device": args.device, "threads": torch.get_num_threads()}
-        )
+        json.dumps({"benchmark": "step", "ratios": ratios, "device": args.device, "threads": torch.get_num_threads()})
     )
 
 

@@ -7,17 +7,7 @@ from datasets.facts import FACTS, MOMENTS
 from datasets.folder import FolderImages
 from datasets.images import DataError, ImageSet, Stream, ordered
 
-__all__ = [
-    "DATASETS",
-    "MOMENTS",
-    "DataError",
-    "FolderImages",
-    "ImageSet",
-    "Stream",
-    "describe",
-    "load",
-    "ordered",
-]
+__all__ = ["DATASETS", "MOMENTS", "DataError", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 

@@ -62,7 +62,8 @@ def _fetch(name: str, path: str, archive: str, url: str, get: Callable[[], T]) -
         ) from error
 
 
-def _image_set(name: str, split: str, data: np.ndarray, labels: Sequence[int], classes: Sequence[str],
-               image_size: int | None) -> ImageSet:  # fmt: skip
+def _image_set(
+    name: str, split: str, data: np.ndarray, labels: Sequence[int], classes: Sequence[str], image_size: int | None
+) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(data))  # (N, 3, H, W) uint8
     return ImageSet(resized(images, image_size), torch.as_tensor(labels).long(), tuple(classes), name, split)

@@ -108,8 +108,9 @@ def load(path: str, split: str, image_size: int | None, seed: int) -> FolderImag
     mode, (width, height) = _header_of_all(files, image_size)
     if image_size is not None:
         width = height = image_size
-    return FolderImages(Decoder(files, mode, image_size), labels, classes, "folder", split,
-                        (1 if mode == "L" else 3, height, width))  # fmt: skip
+    return FolderImages(
+        Decoder(files, mode, image_size), labels, classes, "folder", split, (1 if mode == "L" else 3, height, width)
+    )
 
 
 def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
@@ -128,9 +129,7 @@ def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
     return path / split, classes
 
 
-def files_by_class(
-    root: Path, classes: tuple[str, ...], may_lack: bool = False
-) -> tuple[tuple[str, ...], Tensor]:
+def files_by_class(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> tuple[tuple[str, ...], Tensor]:
     """The images below `root/<class>/`, in order, and their labels (N,).
 
     Raises DataError naming a class folder without images; with `may_lack`, only if none has any.

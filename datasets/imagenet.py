@@ -22,9 +22,7 @@ def tinyimagenet(path: str, split: str, image_size: int | None, seed: int) -> Fo
     """
     root = _root(path, TINY, "tinyimagenet", f"get {TINY_URL} and unpack it in {path}")
     classes = class_folders(root / "train")
-    files, labels = (
-        files_by_class(root / "train", classes) if split == "train" else _listed(root / "val", classes)
-    )
+    files, labels = files_by_class(root / "train", classes) if split == "train" else _listed(root / "val", classes)
     return _rgb(files, labels, classes, "tinyimagenet", split, image_size or TINY_SIZE)
 
 
@@ -34,9 +32,7 @@ def imagenet(path: str, split: str, image_size: int | None, seed: int) -> Folder
     Images differ in size: of each the middle square, scaled to `image_size` (224). `path` is the folder with train and
     val, or one that holds it under the name imagenet. `seed` is not used.
     """
-    root = _root(
-        path, "imagenet", "imagenet", f"make {path}/train/<wnid>/*.JPEG and {path}/val/<wnid>/*.JPEG"
-    )
+    root = _root(path, "imagenet", "imagenet", f"make {path}/train/<wnid>/*.JPEG and {path}/val/<wnid>/*.JPEG")
     classes, part = class_folders(root / "train"), root / ("train" if split == "train" else "val")
     check_known(part, classes)
     files, labels = files_by_class(part, classes, may_lack=split == "test")
@@ -56,16 +52,12 @@ def _listed(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[str, ...], to
     """Files and labels (N,) of Tiny ImageNet's val, in the order of its list: it must name every image and no other."""
     table = folder / "val_annotations.txt"
     if not table.is_file():
-        raise DataError(
-            f"{table}: no such file; it says the classes of the test images (unpack {TINY}.zip again)"
-        )
+        raise DataError(f"{table}: no such file; it says the classes of the test images (unpack {TINY}.zip again)")
     rows = [line.split("\t")[:2] for line in table.read_text().splitlines() if line]  # name, wnid, then a box
     number = {wnid: c for c, wnid in enumerate(classes)}
     for row in rows:
         if len(row) < 2 or row[1] not in number:
-            raise DataError(
-                f"{table}: {' '.join(row)}: wanted an image and a class of {folder.parent / 'train'}"
-            )
+            raise DataError(f"{table}: {' '.join(row)}: wanted an image and a class of {folder.parent / 'train'}")
     found = {file.name for file in image_files(folder / "images")}
     odd = found ^ {name for name, _ in rows}
     if odd:
@@ -76,7 +68,8 @@ def _listed(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[str, ...], to
     return files, torch.tensor([number[wnid] for _, wnid in rows])
 
 
-def _rgb(files: tuple[str, ...], labels: torch.Tensor, classes: tuple[str, ...], name: str, split: str,
-         size: int) -> FolderImages:  # fmt: skip
+def _rgb(
+    files: tuple[str, ...], labels: torch.Tensor, classes: tuple[str, ...], name: str, split: str, size: int
+) -> FolderImages:
     """All of them as RGB at one size, so that no header need be read before the first batch."""
     return FolderImages(Decoder(files, "RGB", size), labels, classes, name, split, (3, size, size))

@@ -106,8 +106,18 @@ class Stream:
     `frozen` draws flip and window once for each image instead of afresh in each epoch (as published).
     """
 
-    def __init__(self, images, indices: Tensor, batch_size: int, seed: int, purpose: str, flip: bool = False,
-                 crop: int = 0, n_workers: int = 0, frozen: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        images,
+        indices: Tensor,
+        batch_size: int,
+        seed: int,
+        purpose: str,
+        flip: bool = False,
+        crop: int = 0,
+        n_workers: int = 0,
+        frozen: bool = False,
+    ):
         if len(indices) == 0:
             raise DataError(f"{images.name} ({images.split}): no images to draw {purpose} batches from")
         self.images, self.batch_size, self.n_workers = images, batch_size, n_workers

@@ -22,9 +22,16 @@ Classes = int | Sequence[str]  # their number, or their names
 
 
 def select(
-    labels: Tensor, classes: Classes, name: str, seed: int, within: Tensor | None = None, label: int | None = None,
-    count: int | None = None, fraction: float | None = None, index_file: str | Path | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    labels: Tensor,
+    classes: Classes,
+    name: str,
+    seed: int,
+    within: Tensor | None = None,
+    label: int | None = None,
+    count: int | None = None,
+    fraction: float | None = None,
+    index_file: str | Path | None = None,
+) -> tuple[Tensor, Tensor]:
     """(forget, remain) of the data set `name` by whichever is given: `index_file` alone, or `count`, or `fraction`, or
     `label` alone; `label` beside `count` or `fraction` draws from that class. Raises DataError for anything else.
     """
@@ -39,8 +46,10 @@ def select(
     way = chosen - {"label"} or chosen
     if way not in ways or (label is not None and way == {"index_file"}):
         got = " and ".join(f"forget.{key}" for key in given if key in chosen) or "none of them"
-        raise DataError(f"what to forget: got {got}; wanted forget.index_file alone, or one of forget.label, "
-                        "forget.count and forget.fraction, or forget.label with one of the last two")  # fmt: skip
+        raise DataError(
+            f"what to forget: got {got}; wanted forget.index_file alone, or one of forget.label, "
+            "forget.count and forget.fraction, or forget.label with one of the last two"
+        )
     return ways[way]()
 
 
@@ -53,9 +62,14 @@ def by_class(
 
 
 def by_count(
-    labels: Tensor, n: int, seed: int, label: int | None = None, classes: Classes = 0,
-    name: str = "the data set", within: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    labels: Tensor,
+    n: int,
+    seed: int,
+    label: int | None = None,
+    classes: Classes = 0,
+    name: str = "the data set",
+    within: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Forget n examples drawn without replacement from all classes, or from class `label` of `classes`."""
     pool, candidates = _candidates(labels, label, classes, name, within)
     if not 0 < n <= len(candidates):
@@ -65,9 +79,14 @@ def by_count(
 
 
 def by_fraction(
-    labels: Tensor, fraction: float, seed: int, label: int | None = None, classes: Classes = 0,
-    name: str = "the data set", within: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    labels: Tensor,
+    fraction: float,
+    seed: int,
+    label: int | None = None,
+    classes: Classes = 0,
+    name: str = "the data set",
+    within: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """`by_count` with n = round(fraction * N), N the number of examples, of class `label` if given."""
     if not 0 < fraction <= 1:
         raise DataError(f"forget.fraction: {fraction} is not in (0, 1]")
@@ -92,19 +111,16 @@ def by_index_file(
 
 
 def checked_indices(
-    path: str | Path,
-    n: int,
-    pool: Tensor | None = None,
-    name: str | None = None,
-    key: str = "forget.index_file",
+    path: str | Path, n: int, pool: Tensor | None = None, name: str | None = None, key: str = "forget.index_file"
 ) -> Tensor:
     """The sorted indices in a file, each one of the n examples of `name` and of `pool`, none twice. `key` names it."""
     indices, sources = _read(Path(path), key)
     for source in sources:
         for what, wanted in (("dataset", name), ("n", n)):
             if wanted is not None and source.get(what, wanted) != wanted:
-                raise DataError(f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} "
-                                f"({key})")  # fmt: skip
+                raise DataError(
+                    f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} ({key})"
+                )
     pool = _pool(n, pool)
     for wrong, why in (
         (indices[(indices < 0) | (indices >= n)], f"is not in 0..{n - 1}, the examples of the data set"),
@@ -170,8 +186,9 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
     except (ValueError, EOFError) as error:  # broken JSON, broken or pickled .npy, lists of unequal lengths
         raise DataError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise DataError(f"{path}: wanted a list of integers that is not empty, or an object with it as `indices` "
-                        "beside `dataset`")  # fmt: skip
+        raise DataError(
+            f"{path}: wanted a list of integers that is not empty, or an object with it as `indices` beside `dataset`"
+        )
     if _sidecar(path).is_file():
         sources.append(_read_source(_sidecar(path)))
     return torch.from_numpy(array.astype(np.int64)).sort().values, sources

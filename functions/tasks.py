@@ -37,9 +37,7 @@ class Task(Protocol):
 
     n_classes: int
 
-    def draw(
-        self, x: Tensor, c: Tensor, drop: bool = False, generator: torch.Generator | None = None
-    ) -> Draw: ...
+    def draw(self, x: Tensor, c: Tensor, drop: bool = False, generator: torch.Generator | None = None) -> Draw: ...
     def scrambled(self, draw: Draw) -> Draw: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
@@ -120,30 +118,20 @@ class Denoising:
         return Draw(self.noised(z, t, eps), c, t, eps)
 
     def sweep(
-        self,
-        x: Tensor,
-        c: Tensor,
-        n_chunks: int,
-        drop: bool = False,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, c: Tensor, n_chunks: int, drop: bool = False, generator: torch.Generator | None = None
     ) -> Iterator[Draw]:
         """One image (1, ...) at every timestep, each with its own eps, in `n_chunks` draws of T / n_chunks rows.
 
         All eps come before the first chunk, so that chunks do not change the sum.
         """
         z = self.encoder.encode(x)
-        t, options = (
-            torch.arange(self.timesteps, device=x.device),
-            {"device": x.device, "generator": generator},
-        )
+        t, options = (torch.arange(self.timesteps, device=x.device), {"device": x.device, "generator": generator})
         eps = torch.randn((self.timesteps, *z.shape[1:]), dtype=z.dtype, **options)
         c = c.expand(self.timesteps)
         if drop:
             c = torch.where(torch.rand(self.timesteps, **options) < self.p_uncond, self.null, c)
         for rows in t.tensor_split(n_chunks):
-            yield Draw(
-                self.noised(z.expand(len(rows), *z.shape[1:]), rows, eps[rows]), c[rows], rows, eps[rows]
-            )
+            yield Draw(self.noised(z.expand(len(rows), *z.shape[1:]), rows, eps[rows]), c[rows], rows, eps[rows])
 
     def scrambled(self, draw) -> Draw:
         """The same x_t with a noise to predict that says nothing about it: U[0, 1] (EraseDiff, arXiv 2401.05779)."""

@@ -9,13 +9,7 @@ from models.classifiers import ResNet, SmallCNN, timm_classifier
 from models.encoders import Pixels
 from models.unet import UNet
 
-MODELS = {
-    "unet": UNet,
-    "cnn": SmallCNN,
-    "cifar": cifar,
-    "torchvision": ResNet,
-    "timm": timm_classifier,
-}
+MODELS = {"unet": UNet, "cnn": SmallCNN, "cifar": cifar, "torchvision": ResNet, "timm": timm_classifier}
 ENCODERS = {"pixels": Pixels}
 
 

@@ -17,9 +17,7 @@ N_BLOCKS = {"resnet20s": 3, "resnet44s": 7, "resnet56s": 9}  # n of 6n + 2 layer
 CIFAR_ARCHS = (*SMALL_STEM, *N_BLOCKS, "vgg16_bn")
 
 
-def cifar(
-    arch: str, n_classes: int, in_channels: int = 3, image_size: int = 32, mean=None, std=None
-) -> nn.Module:
+def cifar(arch: str, n_classes: int, in_channels: int = 3, image_size: int = 32, mean=None, std=None) -> nn.Module:
     """One of CIFAR_ARCHS, weights random. Raises ArchitectureError for any other name.
 
     resnet18, 34, 50: torchvision's, first layer 3x3 with stride 1, no max-pool. resnet20s, 44s, 56s: those of the
@@ -114,9 +112,7 @@ def _with_small_stem(net: ResNet, in_channels: int) -> ResNet:
 def _stage(channels: int, out: int, n: int, stride: int) -> nn.Sequential:
     """n basic blocks, the first of them with `stride` and, where the shape changes, a shortcut without weights."""
     shortcut = ZeroShortcut((out - channels) // 2) if stride > 1 else None
-    return nn.Sequential(
-        BasicBlock(channels, out, stride, shortcut), *(BasicBlock(out, out) for _ in range(n - 1))
-    )
+    return nn.Sequential(BasicBlock(channels, out, stride, shortcut), *(BasicBlock(out, out) for _ in range(n - 1)))
 
 
 def _initialise(net: nn.Module) -> None:

@@ -85,9 +85,15 @@ class ResNet(TwoSteps, torchvision.models.ResNet):
     """
 
     def __init__(
-        self, arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None,
+        self,
+        arch: str,
+        n_classes: int,
+        in_channels: int = 3,
+        resize: int | None = None,
+        mean=None,
+        std=None,
         options: dict | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if options:
             raise ArchitectureError(
                 f"model.options: {', '.join(options)} given, but torchvision's {arch} takes none; timm's models do"
@@ -126,9 +132,14 @@ class TimmMethods(TwoSteps):
 
 
 def timm_classifier(
-    arch: str, n_classes: int, in_channels: int = 3, resize: int | None = None, mean=None, std=None,
+    arch: str,
+    n_classes: int,
+    in_channels: int = 3,
+    resize: int | None = None,
+    mean=None,
+    std=None,
     options: dict | None = None,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """A timm model by name, weights random; `options` are the model's own, e.g. img_size, patch_size, depth.
 
     Raises ArchitectureError for an unknown name, for models with two heads, and for options that do not build one.
@@ -138,14 +149,10 @@ def timm_classifier(
     if not timm.is_model(arch):
         close = timm.list_models(f"{arch[:4]}*")[:3]
         hint = f" (e.g. {', '.join(close)})" if close else ""
-        raise ArchitectureError(
-            f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}"
-        )
+        raise ArchitectureError(f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}")
     net = _create(timm.create_model, arch, n_classes, in_channels, options or {})
     if not isinstance(net.get_classifier(), nn.Module):
-        raise ArchitectureError(
-            f"architecture {arch}: has more than one head, which no single feature vector feeds"
-        )
+        raise ArchitectureError(f"architecture {arch}: has more than one head, which no single feature vector feeds")
     # A subclass, not a wrapper: names in checkpoints, masks and Fishers stay the plain model's.
     net.__class__ = _with_methods(type(net))
     net.resize = resize
@@ -158,9 +165,7 @@ def _create(create_model: Callable, arch: str, n_classes: int, in_channels: int,
     own = {*inspect.signature(create_model).parameters, *SET_BY_DATA}
     forbidden = sorted(own & set(options))
     if forbidden:
-        raise ArchitectureError(
-            f"model.options: {forbidden[0]} is not for options to set, only what {arch} takes"
-        )
+        raise ArchitectureError(f"model.options: {forbidden[0]} is not for options to set, only what {arch} takes")
     try:
         return create_model(arch, num_classes=n_classes, in_chans=in_channels, pretrained=False, **options)
     except BAD_OPTION as error:
@@ -182,12 +187,7 @@ def describe(
 ) -> dict:
     """`{"name", "kwargs"}` for `models.build`: `cnn` is ours, `resnet*` torchvision's, any other name timm's."""
     if arch == "cnn":
-        kwargs = {
-            "in_channels": in_channels,
-            "n_classes": n_classes,
-            "image_size": image_size,
-            "width": width,
-        }
+        kwargs = {"in_channels": in_channels, "n_classes": n_classes, "image_size": image_size, "width": width}
         return {"name": "cnn", "kwargs": kwargs}
     kwargs = {"arch": arch, "n_classes": n_classes, "in_channels": in_channels, "resize": resize}
     return {"name": "torchvision" if arch in RESNETS else "timm", "kwargs": kwargs}
@@ -206,12 +206,7 @@ def load_imagenet(model: nn.Module, arch: str) -> None:
         channels = own[first].shape[1]
         state[first] = state[first].sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    head = {
-        f"{name}.{k}"
-        for name, m in model.named_modules()
-        if m is _head(model)
-        for k, _ in m.named_parameters()
-    }
+    head = {f"{name}.{k}" for name, m in model.named_modules() if m is _head(model) for k, _ in m.named_parameters()}
     lacking = sorted(set(own) - set(fitting) - head - {"mean", "std"})
     if lacking:
         raise WeightsError(f"ImageNet weights of {arch}: {lacking[0]} is missing or has another shape")
@@ -224,9 +219,7 @@ def _head(model: nn.Module) -> nn.Module:
 
 def _resnet_weights(arch: str) -> dict[str, Tensor]:
     try:
-        return torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(
-            progress=False, check_hash=True
-        )
+        return torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, no room, or a download whose hash is wrong
         raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
 
@@ -272,7 +265,5 @@ def add_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[fl
 def _prepare(module: nn.Module, x: Tensor) -> Tensor:
     """(N,C,H,W) in [0,1] -> normalised, scaled to `resize` x `resize` where that is set."""
     if module.resize and x.shape[-2:] != (module.resize, module.resize):
-        x = F.interpolate(
-            x, size=(module.resize, module.resize), mode="bilinear", align_corners=False, antialias=True
-        )
+        x = F.interpolate(x, size=(module.resize, module.resize), mode="bilinear", align_corners=False, antialias=True)
     return (x - module.mean) / module.std

@@ -23,9 +23,7 @@ class SizeError(ValueError):
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """[sin(t f_j), cos(t f_j)], f_j = 10000^(-j / (dim/2 - 1)). t (N,) -> (N, dim); in float32, as published."""
     half = dim // 2
-    frequencies = torch.exp(
-        torch.arange(half, device=t.device, dtype=torch.float32) * -(math.log(10000) / (half - 1))
-    )
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
     angles = t.float()[:, None] * frequencies[None]
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
 
@@ -107,9 +105,7 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (
-            f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v)
-        )  # (N, 1, HW, C)
+        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))  # (N, 1, HW, C)
         h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(h)
 
@@ -143,14 +139,22 @@ class UNet(nn.Module):
     # May be replaced by one copy per row of the batch without changing the result (per-example gradients use it).
     broadcast_parameters = ("null_classes_emb",)
 
-    def __init__(self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, attn_resolutions: Sequence[int],
-                 image_size: int, in_channels: int, out_ch: int, n_classes: int, dropout: float = 0.1,
-                 resamp_with_conv: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        attn_resolutions: Sequence[int],
+        image_size: int,
+        in_channels: int,
+        out_ch: int,
+        n_classes: int,
+        dropout: float = 0.1,
+        resamp_with_conv: bool = True,
+    ):
         super().__init__()
         if image_size % 2 ** (len(ch_mult) - 1):
-            raise SizeError(
-                f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)"
-            )
+            raise SizeError(f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)")
         self.ch, self.n_classes = ch, n_classes
         emb, levels = 8 * ch, len(ch_mult)  # the time and label embeddings, 4 ch each, side by side
         widths = [ch * m for m in ch_mult]

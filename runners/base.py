@@ -76,9 +76,7 @@ class Runner:
         self.ema: AveragedModel | None = None
         if cfg.training.ema:
             self.ema = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(cfg.training.ema_rate))
-        self.first_bad = torch.full(
-            (), -1, dtype=torch.long, device=self.device
-        )  # the step that lost its mind
+        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)  # the step that lost its mind
         self.cost = Cost()
         self.setup(setup)
         self.cost.watch(counted(self.model))  # last: copies made before do not count for it
@@ -103,14 +101,15 @@ class Runner:
     def forget_alpha(self, k: int) -> float:
         """The forget weight at step k: alpha, or alpha (1 + cos(pi k / n_iters)) / 2 with `decay_forget_alpha`."""
         u = self.cfg.unlearn
-        return (
-            cosine_decay(u.forget_alpha, k, self.cfg.training.n_iters)
-            if u.decay_forget_alpha
-            else u.forget_alpha
-        )
+        return cosine_decay(u.forget_alpha, k, self.cfg.training.n_iters) if u.decay_forget_alpha else u.forget_alpha
 
-    def descend(self, loss: Tensor | Sequence[Tensor], mask: Mask | None = None, clip: float | None = None,
-                optimizer: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
+    def descend(
+        self,
+        loss: Tensor | Sequence[Tensor],
+        mask: Mask | None = None,
+        clip: float | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         """zero, backward, mask, clip, step, in this order: the only update of weights in the project.
 
         `loss` is a scalar, or the gradients of all weights where a method has combined them itself. With a strict mask
@@ -178,13 +177,7 @@ class Runner:
         if u and u.bn_mode == "freeze":
             freeze_statistics(self.plain)
         self.cost.start()
-        bar = tqdm(
-            range(start, training.n_iters),
-            desc=self.mode,
-            initial=start,
-            total=training.n_iters,
-            disable=None,
-        )
+        bar = tqdm(range(start, training.n_iters), desc=self.mode, initial=start, total=training.n_iters, disable=None)
         for k in bar:
             stats = self._one_step(k)
             done = k + 1
@@ -229,11 +222,7 @@ class Runner:
         state = [t for t in self.plain.state_dict().values() if t.is_floating_point()]
         if bad < 0 and torch.stack(torch._foreach_norm(state)).isfinite().all():
             return
-        what = (
-            f"the loss became NaN or infinite at step {bad}"
-            if bad >= 0
-            else f"a weight is NaN at step {done}"
-        )
+        what = f"the loss became NaN or infinite at step {bad}" if bad >= 0 else f"a weight is NaN at step {done}"
         try:
             good = f"the last good checkpoint is {checkpoint.resolve(self.folder.path)}"
         except InputError:
@@ -281,8 +270,9 @@ class Runner:
         folder = RunFolder.reopen(self.resume, dump_config(self.cfg), self.origin())
         start = self._restore(folder.path) if (folder.path / "ckpts" / "latest").exists() else 0
         if start > self.cfg.training.n_iters:
-            raise InputError(f"--resume {self.resume}: is at step {start}, past training.n_iters "
-                             f"{self.cfg.training.n_iters}")  # fmt: skip
+            raise InputError(
+                f"--resume {self.resume}: is at step {start}, past training.n_iters {self.cfg.training.n_iters}"
+            )
         folder.forget_after(start)
         folder.say(f"resuming {folder.path} at step {start}")
         return folder, start
@@ -300,11 +290,7 @@ class Runner:
     def origin(self) -> dict:
         """What must be equal for a run to be continued: everything that decides its numbers."""
         kept = ("source", "mask", "data", "indices", "selection", "fisher", "replay")
-        return {
-            "mode": self.mode,
-            "config": config_hash(self.cfg),
-            **{k: self.meta[k] for k in kept if k in self.meta},
-        }
+        return {"mode": self.mode, "config": config_hash(self.cfg), **{k: self.meta[k] for k in kept if k in self.meta}}
 
     def _restore(self, path: Path) -> int:
         checkpoint.load_into(self.plain, checkpoint.load_weights(path, "raw"), str(path))
@@ -325,32 +311,34 @@ class Runner:
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
         weights = sum(p.numel() for p in self.params)
-        masked = (
-            f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
-        )
+        masked = f", {sum(int(m.sum()) for m in self.mask.values()):,} of them in the mask" if self.mask else ""
         states = 1 if isinstance(self.optimizer, torch.optim.SGD) else 2
-        copies = (
-            2
-            + states * len(self._optimizers())
-            + (self.ema is not None)
-            + (self.mask is not None)
-            + self.copies
-        )
+        copies = 2 + states * len(self._optimizers()) + (self.ema is not None) + (self.mask is not None) + self.copies
         megabytes = copies * sum(p.numel() * p.element_size() for p in self.params) / 2**20
         training = self.cfg.training
-        return "\n".join([
+        lines = [
             f"mode {self.mode} on {self.device}: {training.n_iters} steps of batch {training.batch_size}",
             f"trainable weights: {weights:,}{masked}",
             f"memory for weights, gradients, optimiser, EMA and mask: {megabytes:.1f} MiB (activations not counted)",
             f"would write: {self.cfg.save_dir or self._parent() / '<yyyy_mm_dd_hhmmss>'}/{{logs,ckpts}}",
-        ])  # fmt: skip
+        ]
+        return "\n".join(lines)
 
     # ---- parts
 
     def _stream(self, images: ImageSet | FolderImages, indices: Tensor, purpose: str) -> Stream:
         data, frozen = self.cfg.data, self.cfg.data.frozen_augment and not self.fresh
-        return Stream(images, indices, self.cfg.training.batch_size, self.cfg.seeds.of("order"), purpose,
-                      flip=data.flip, crop=data.crop, n_workers=data.n_workers, frozen=frozen)  # fmt: skip
+        return Stream(
+            images,
+            indices,
+            self.cfg.training.batch_size,
+            self.cfg.seeds.of("order"),
+            purpose,
+            flip=data.flip,
+            crop=data.crop,
+            n_workers=data.n_workers,
+            frozen=frozen,
+        )
 
     def mixed_stream(self, setup: Setup) -> Stream:
         """Batches of forget and remain images mixed; `runners.mixing.unmarked` tells them apart."""

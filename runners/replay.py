@@ -34,9 +34,7 @@ def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | No
     if missing := sorted(needed - set(labels.tolist())):
         raise InputError(f"{folder}: no samples of class {', '.join(map(str, missing))}; {remedy}")
     if tuple(x.shape[1:]) != tuple(setup.images.shape):
-        raise InputError(
-            f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {setup.images.shape}"
-        )
+        raise InputError(f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {setup.images.shape}")
     if per_class is not None and (few := [c for c in sorted(needed) if int((labels == c).sum()) < per_class]):
         raise InputError(f"{folder}: fewer than {per_class} samples of class {few[0]} (fim.per_class)")
     chosen = torch.cat([(labels == c).nonzero()[:per_class, 0] for c in sorted(needed)])
@@ -49,8 +47,9 @@ def check_origin(folder: Path, ckpt_folder: str) -> None:
     if made is None:
         print(f"{folder}: no samples.json: who drew these images is not known", file=sys.stderr)
     elif made["record"]["checkpoint"] not in load_meta(ckpt_folder)["files"].values():
-        raise InputError(f"{folder}: drawn from another checkpoint than the newest of {ckpt_folder}; move it away and "
-                         "sample again")  # fmt: skip
+        raise InputError(
+            f"{folder}: drawn from another checkpoint than the newest of {ckpt_folder}; move it away and sample again"
+        )
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -45,9 +45,7 @@ class Setup:
     val: Tensor  # (n_v,) images that no model here is trained on
     selection: dict | None  # what is forgotten, as provenance says it
     meta: dict  # what checkpoints say about where they come from
-    preview: (
-        Callable[[nn.Module], Tensor] | None
-    )  # (N, C, H, W) in [0, 1], rows of GRID_ROW, same noise each time
+    preview: Callable[[nn.Module], Tensor] | None  # (N, C, H, W) in [0, 1], rows of GRID_ROW, same noise each time
     validate: Callable[[nn.Module], float] | None  # accuracy on `val`
 
     @property
@@ -65,33 +63,34 @@ class Setup:
 def prepare(cfg: Config, mode: str, fresh: bool) -> Setup:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
     device = choose_device(cfg.device)
-    images = datasets.load(
-        cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size
-    )
-    data = {"dataset": cfg.data.dataset, "n_classes": images.n_classes, "shape": list(images.shape),
-            "classes": list(images.classes), "n": len(images), "content": content(images)}  # fmt: skip
+    images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
+    data = {
+        "dataset": cfg.data.dataset,
+        "n_classes": images.n_classes,
+        "shape": list(images.shape),
+        "classes": list(images.classes),
+        "n": len(images),
+        "content": content(images),
+    }
     if cfg.ckpt_folder is not None:
         _check_original(cfg, data)
     pool, val = _split(cfg, images)
     forget, remain, selection = None, pool, None
     if cfg.forget is not None:
         chosen = cfg.forget.model_dump()
-        forget, remain = select(
-            images.labels, images.classes, images.name, cfg.seeds.of("forget"), pool, **chosen
-        )
+        forget, remain = select(images.labels, images.classes, images.name, cfg.seeds.of("forget"), pool, **chosen)
         selection = _selection(cfg, forget)
     model, meta, source, diffusion = _fresh_model(cfg, data) if fresh else _model_from_checkpoint(cfg, data)
     task = make_task(cfg.world, images.n_classes, diffusion)
-    preview = (
-        functools.partial(_preview, task, images.n_classes, images.shape) if cfg.world == "ddpm" else None
-    )
+    preview = functools.partial(_preview, task, images.n_classes, images.shape) if cfg.world == "ddpm" else None
     images = images.to(device)
-    validate = (
-        functools.partial(_validate, images, val, cfg) if cfg.world == "classifier" and len(val) else None
-    )
+    validate = functools.partial(_validate, images, val, cfg) if cfg.world == "classifier" and len(val) else None
     record = run_meta(cfg, mode, data, meta, diffusion, source, mask_hash(cfg), selection)
-    record |= {"indices": _digest(remain, val), "forgotten_before": _forgotten_before(cfg),
-               "pretrained": _pretrained(cfg)}  # fmt: skip
+    record |= {
+        "indices": _digest(remain, val),
+        "forgotten_before": _forgotten_before(cfg),
+        "pretrained": _pretrained(cfg),
+    }
     return Setup(
         device=device,
         task=task.to(device),
@@ -111,14 +110,10 @@ def _split(cfg: Config, images: datasets.ImageSet | datasets.FolderImages) -> tu
     """(what may be trained on, validation): the original's, as its checkpoint says, or drawn for a new model."""
     if cfg.ckpt_folder is not None:
         if cfg.data.indices is not None:
-            raise InputError(
-                "data.indices: has no meaning beside --ckpt_folder, which says what it was trained on"
-            )
+            raise InputError("data.indices: has no meaning beside --ckpt_folder, which says what it was trained on")
         stored = checkpoint.load_indices(cfg.ckpt_folder)
         if stored is None:  # written before checkpoints kept this, or converted
-            print(
-                f"{cfg.ckpt_folder}: does not say what it was trained on: taken as all {len(images)} images"
-            )
+            print(f"{cfg.ckpt_folder}: does not say what it was trained on: taken as all {len(images)} images")
             return torch.arange(len(images)), torch.arange(0)
         return stored["remain"], stored["val"]
     pool = torch.arange(len(images))
@@ -158,9 +153,7 @@ def _selection(cfg: Config, forget: Tensor) -> dict:
     }
 
 
-def _validate(
-    images: datasets.ImageSet | datasets.FolderImages, val: Tensor, cfg: Config, model: nn.Module
-) -> float:
+def _validate(images: datasets.ImageSet | datasets.FolderImages, val: Tensor, cfg: Config, model: nn.Module) -> float:
     batches = datasets.ordered(images, val, cfg.training.batch_size, cfg.data.n_workers)
     with in_mode(model, train=False):
         right, n = count_right(model, batches)
@@ -213,9 +206,7 @@ def _check_original(cfg: Config, data: dict) -> None:
     folder, stored = cfg.ckpt_folder, checkpoint.load_meta(cfg.ckpt_folder)
     _agree(folder, "world", cfg.world, stored["world"])
     for key, value in data.items():
-        if (
-            key not in ("n", "content") or key in stored["data"]
-        ):  # newer keys, and not of converted checkpoints
+        if key not in ("n", "content") or key in stored["data"]:  # newer keys, and not of converted checkpoints
             _agree(folder, f"data.{key}", value, stored["data"][key])
     if cfg.model is not None:
         _same_architecture(cfg, data, stored["model"])
@@ -229,9 +220,7 @@ def _same_architecture(cfg: Config, data: dict, stored: dict) -> None:
     if wanted == stored:
         return
     what = f"{cfg.ckpt_folder}: model: the checkpoint has {stored}, the config {wanted} (--arch)"
-    checkpoint.load_into(
-        models.build(wanted), checkpoint.load_weights(cfg.ckpt_folder, cfg.init_weights), what
-    )
+    checkpoint.load_into(models.build(wanted), checkpoint.load_weights(cfg.ckpt_folder, cfg.init_weights), what)
     raise InputError(what)  # other settings of the same weights
 
 

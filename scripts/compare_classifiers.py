@@ -27,10 +27,7 @@ from functions.files import read_json, write_atomic, write_json
 CONSTANTS = Path(__file__).with_name("classifier_constants.json")
 CONFIG = "digits_classifier.yml"
 MODELS = {"cnn": [], "resnet18": ["--arch", "resnet18"]}
-SCENARIOS = {
-    "random": lambda seed: ["--forget_fraction", 0.1],
-    "class": lambda seed: ["--label_to_forget", seed % 10],
-}
+SCENARIOS = {"random": lambda seed: ["--forget_fraction", 0.1], "class": lambda seed: ["--label_to_forget", seed % 10]}
 
 
 class Case(NamedTuple):
@@ -92,22 +89,40 @@ PAIRS = {  # (rate, epochs)
 }
 PAIRS |= {"salun": PAIRS["rl"], "salun_soft": {"cnn": PAIRS["rl"]["cnn"]}}
 MORE: dict[str, dict[str, list]] = {
-    **{method: {m: [["--lr", lr, "--epochs", e] for lr, e in of] for m, of in by_model.items()}
-       for method, by_model in PAIRS.items()},
+    **{
+        method: {m: [["--lr", lr, "--epochs", e] for lr, e in of] for m, of in by_model.items()}
+        for method, by_model in PAIRS.items()
+    },
     "l1_sparse": {"cnn": [["--alpha", a, "--lr", lr] for a, lr in ((1e-3, 0.03), (1e-3, 0.1), (5e-4, 0.1))]},
     "neggrad": {"cnn": [["--forget_alpha", a, "--lr", lr] for a, lr in ((0.3, 1e-3), (1.0, 1e-3), (1.0, 3e-3))]},
     "iu": {"cnn": [["--alpha", step] for step in (0.3, 2, 5)]},
     "fisher_forget": {"cnn": [["--alpha", alpha] for alpha in (3e-9, 2e-8, 5e-8)]},
-    "sfron": {"cnn": [["--lr", lr, "--forget_alpha", a] for lr, a in ((3e-3, 50.0), (1e-3, 25.0), (1e-3, 100.0))],
-              "resnet18": [["--lr", 0.01, "--forget_alpha", a] for a in (100.0, 300.0, 1000.0)]},
-}  # fmt: skip
+    "sfron": {
+        "cnn": [["--lr", lr, "--forget_alpha", a] for lr, a in ((3e-3, 50.0), (1e-3, 25.0), (1e-3, 100.0))],
+        "resnet18": [["--lr", 0.01, "--forget_alpha", a] for a in (100.0, 300.0, 1000.0)],
+    },
+}
 METHODS = {"cnn": list(TRIALS), "resnet18": ["finetune", "rl", "salun", "sfron"]}
 MODE = {"rl": "salun"}  # SalUn without a mask
-TITLES = {"pretrain": "original", "retrain": "retrained", "floor": "retrained again (floor)", "finetune": "FT",
-          "l1_sparse": "l1-sparse", "ga": "GA", "neggrad": "NegGrad+", "rl": "RL", "salun": "SalUn",
-          "salun_soft": "SalUn-soft", "iu": "IU", "fisher_forget": "FF", "boundary_expand": "boundary expand",
-          "boundary_shrink": "boundary shrink", "scrub": "SCRUB", "bad_teacher": "bad teacher",
-          "sfron": "SFR-on"}  # fmt: skip
+TITLES = {
+    "pretrain": "original",
+    "retrain": "retrained",
+    "floor": "retrained again (floor)",
+    "finetune": "FT",
+    "l1_sparse": "l1-sparse",
+    "ga": "GA",
+    "neggrad": "NegGrad+",
+    "rl": "RL",
+    "salun": "SalUn",
+    "salun_soft": "SalUn-soft",
+    "iu": "IU",
+    "fisher_forget": "FF",
+    "boundary_expand": "boundary expand",
+    "boundary_shrink": "boundary shrink",
+    "scrub": "SCRUB",
+    "bad_teacher": "bad teacher",
+    "sfron": "SFR-on",
+}
 
 COLUMNS = [
     *(tables.Column(key, f"{key} %", 1) for key in ("UA", "RA", "TA", "TA_forgotten", "MIA")),
@@ -130,8 +145,9 @@ class Pieces:
         import train
 
         folder = self.out / "runs" / name
-        return self.stages.run(name, train, "--config", CONFIG, "--mode", mode, "--seed", seed, *words,
-                               "--save_dir", folder, root=folder)  # fmt: skip
+        return self.stages.run(
+            name, train, "--config", CONFIG, "--mode", mode, "--seed", seed, *words, "--save_dir", folder, root=folder
+        )
 
     def original(self, case: Case) -> Path:
         """One for both scenarios of a seed."""
@@ -153,9 +169,7 @@ class Pieces:
         """A run of `method` with its mask, where it takes one, made first."""
         start = ["--model_path", self.original(case), *case.forget]
         mask = {"salun": self.saliency_mask, "sfron": self.fisher_mask}.get(method, lambda case: [])(case)
-        return self.train(
-            f"{case}_{method}{name}", MODE.get(method, method), case.seed, *start, *mask, *words
-        )
+        return self.train(f"{case}_{method}{name}", MODE.get(method, method), case.seed, *start, *mask, *words)
 
     def saliency_mask(self, case: Case) -> list[object]:
         start = ["--model_path", self.original(case), *case.forget]
@@ -167,9 +181,7 @@ class Pieces:
 
         start = ["--model_path", self.original(case), *case.forget]
         folder = self.train(f"{case}_fisher", "generate_fisher", case.seed, *start)
-        (mask,) = self.stages.run(
-            f"{case}_ratio", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", 1.0
-        )
+        (mask,) = self.stages.run(f"{case}_ratio", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", 1.0)
         return ["--mask_path", mask]
 
     def judged(self, case: Case, run: Path, on: str) -> dict[str, float]:
@@ -178,8 +190,17 @@ class Pieces:
         from functions.storage.checkpoint import load_meta
 
         numbers = self.out / "metrics" / f"{run.name}_for_{case}.json"
-        self.stages.run(f"evaluate_{run.name}_for_{case}", evaluate, run, "--retrain", self.retrained(case),
-                        "--on", on, "--out", numbers)  # fmt: skip
+        self.stages.run(
+            f"evaluate_{run.name}_for_{case}",
+            evaluate,
+            run,
+            "--retrain",
+            self.retrained(case),
+            "--on",
+            on,
+            "--out",
+            numbers,
+        )
         section = "classification" if on == "test" else "classification_val"
         found, meta = read_json(numbers)[section], load_meta(run)
         keys = ("UA", "RA", "TA", "TA_forgotten", "MIA", "average_gap", "JS")
@@ -197,9 +218,7 @@ def chosen_words(constants: dict, case: Case, method: str) -> list[object]:
     try:
         return constants[case.model][case.scenario][method]
     except KeyError:
-        raise InputError(
-            f"constants: nothing for {case.model}, {case.scenario}, {method}; --tune chooses"
-        ) from None
+        raise InputError(f"constants: nothing for {case.model}, {case.scenario}, {method}; --tune chooses") from None
 
 
 def compare(pieces: Pieces, cases: list[Case], methods: list[str], constants: dict) -> list[tables.Row]:
@@ -215,10 +234,7 @@ def compare(pieces: Pieces, cases: list[Case], methods: list[str], constants: di
     contracts = {f"{key}, {i}": n["contract"] for key, all_of in found.items() for i, n in enumerate(all_of)}
     tables.require_one_protocol(contracts)
     return [
-        tables.Row(
-            (model, scenario, TITLES[name]),
-            {c.key: [n[c.key] for n in all_of if c.key in n] for c in COLUMNS},
-        )
+        tables.Row((model, scenario, TITLES[name]), {c.key: [n[c.key] for n in all_of if c.key in n] for c in COLUMNS})
         for (model, scenario, name), all_of in found.items()
     ]
 
@@ -234,8 +250,15 @@ def tune(pieces: Pieces, cases: list[Case], methods: list[str]) -> list[dict]:
                     pieces.judged(c, pieces.unlearned(c, method, words, f"_trial{i}"), "val")["average_gap"]
                     for c in own
                 ]
-                trials.append({"model": model, "scenario": scenario, "method": method, "words": words,
-                               "gap": round(statistics.fmean(gaps), 4)})  # fmt: skip
+                trials.append(
+                    {
+                        "model": model,
+                        "scenario": scenario,
+                        "method": method,
+                        "words": words,
+                        "gap": round(statistics.fmean(gaps), 4),
+                    }
+                )
     return trials
 
 
@@ -244,10 +267,7 @@ def with_earlier(trials: list[dict], path: Path) -> list[dict]:
     name = lambda t: (t["model"], t["scenario"], t["method"], str(t["words"]))
     new = {name(t) for t in trials}
     earlier = read_json(path)["trials"] if path.is_file() else []
-    order = {
-        (m, s, k): i
-        for i, (m, s, k) in enumerate((m, s, k) for m in MODELS for s in SCENARIOS for k in TRIALS)
-    }
+    order = {(m, s, k): i for i, (m, s, k) in enumerate((m, s, k) for m in MODELS for s in SCENARIOS for k in TRIALS)}
     return sorted([t for t in earlier if name(t) not in new] + trials, key=lambda t: order[name(t)[:3]])
 
 
@@ -267,32 +287,30 @@ def choose(trials: list[dict]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="results/classifiers", help="where everything goes")
-    p.add_argument(
-        "--tune", action="store_true", help="the trials on validation seeds, in place of the comparison"
-    )
+    p.add_argument("--tune", action="store_true", help="the trials on validation seeds, in place of the comparison")
     p.add_argument("--constants", default=str(CONSTANTS), help="what --tune chose")
-    p.add_argument(
-        "--models", nargs="+", choices=MODELS, default=list(MODELS), help="only these, to run in pieces"
-    )
+    p.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="only these, to run in pieces")
     p.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    p.add_argument("--methods", nargs="+", choices=TRIALS, default=list(TRIALS), metavar="METHOD",
-                   help=f"only these rows: {', '.join(TRIALS)}")  # fmt: skip
     p.add_argument(
-        "--n_seeds", type=int, metavar="N", help="only the first N seeds of each model and scenario"
+        "--methods",
+        nargs="+",
+        choices=TRIALS,
+        default=list(TRIALS),
+        metavar="METHOD",
+        help=f"only these rows: {', '.join(TRIALS)}",
     )
+    p.add_argument("--n_seeds", type=int, metavar="N", help="only the first N seeds of each model and scenario")
     args = p.parse_args(argv)
     pieces = Pieces(Path(args.out))
-    cases = [
-        c
-        for c in (VALIDATION if args.tune else FINAL)
-        if c.model in args.models and c.scenario in args.scenarios
-    ]
+    cases = [c for c in (VALIDATION if args.tune else FINAL) if c.model in args.models and c.scenario in args.scenarios]
     if args.n_seeds is not None:
         order = {c: [o.seed for o in cases if o[:2] == c[:2]].index(c.seed) for c in cases}
         cases = [c for c in cases if order[c] < args.n_seeds]
     if not cases:
-        raise InputError(f"--models {' '.join(args.models)} --scenarios {' '.join(args.scenarios)}: no such case; "
-                         "resnet18 only forgets at random")  # fmt: skip
+        raise InputError(
+            f"--models {' '.join(args.models)} --scenarios {' '.join(args.scenarios)}: no such case; "
+            "resnet18 only forgets at random"
+        )
     if args.tune:
         trials = tune(pieces, cases, args.methods)
         trials = with_earlier(trials, pieces.out / "constants.json")

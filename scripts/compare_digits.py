@@ -31,11 +31,7 @@ VALIDATION = (0, 100)  # class and seed of the trials
 # Six trials for each method, at most 350 steps each: overrides of digits_<method>.yml. The last two were chosen
 # after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
 def trial(lr: str, n_iters: int = 350, **more: str) -> dict[str, object]:
-    return {
-        "optim.lr": lr,
-        "training.n_iters": n_iters,
-        **{key.replace("__", "."): v for key, v in more.items()},
-    }
+    return {"optim.lr": lr, "training.n_iters": n_iters, **{key.replace("__", "."): v for key, v in more.items()}}
 
 
 TRIALS = {
@@ -49,9 +45,11 @@ TRIALS = {
         *(trial(lr, unlearn__remain_alpha=alpha) for lr in ("1e-3", "5e-4") for alpha in ("1e-3", "1e-2")),
         *(trial("1e-3", n, unlearn__remain_alpha="1e-2") for n in (200, 100)),
     ],
-    "sfron": [trial(lr, n) for lr, n in (("5e-4", 200), ("5e-4", 350), ("1e-3", 200), ("1e-3", 350),
-                                         ("5e-4", 100), ("1e-3", 100))],
-}  # fmt: skip
+    "sfron": [
+        trial(lr, n)
+        for lr, n in (("5e-4", 200), ("5e-4", 350), ("1e-3", 200), ("1e-3", 350), ("5e-4", 100), ("1e-3", 100))
+    ],
+}
 
 # What the comparison runs: the trial that the rule in the README chose.
 CHOSEN = {"finetune": 4, "ga": 4, "sa": 4, "salun": 1, "sfron": 0}
@@ -85,15 +83,28 @@ class Pieces:
         import train
 
         root = self.out / "runs" / name
-        return self.stages.run(name, train, "--config", config, "--mode", mode, "--seed", seed, *more,
-                               "--set", f"results={root}", root=root)  # fmt: skip
+        return self.stages.run(
+            name,
+            train,
+            "--config",
+            config,
+            "--mode",
+            mode,
+            "--seed",
+            seed,
+            *more,
+            "--set",
+            f"results={root}",
+            root=root,
+        )
 
     def pretrained(self, seed: int) -> Path:
         return self.train(f"pretrain_s{seed}", "digits_pretrain.yml", "pretrain", seed)
 
     def retrained(self, label: int, seed: int) -> Path:
-        return self.train(f"retrain_c{label}_s{seed}", "digits_pretrain.yml", "retrain", seed,
-                          "--label_to_forget", label)  # fmt: skip
+        return self.train(
+            f"retrain_c{label}_s{seed}", "digits_pretrain.yml", "retrain", seed, "--label_to_forget", label
+        )
 
     def model(self, method: str, label: int, seed: int) -> Path:
         """The run of any row of the table."""
@@ -103,9 +114,7 @@ class Pieces:
             return self.retrained(label, seed)
         return self.unlearned(method, label, seed, settings=TRIALS[method][CHOSEN[method]])
 
-    def unlearned(
-        self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None
-    ) -> Path:
+    def unlearned(self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None) -> Path:
         """A run of `method` from the pretrained model of this seed, with its mask, Fisher or replay made first."""
         start = ["--ckpt_folder", self.pretrained(seed), "--label_to_forget", label]
         config = f"digits_{'saliency_unlearn' if method == 'salun' else method}.yml"
@@ -120,19 +129,45 @@ class Pieces:
         import train
 
         name, run = f"fisher_c{label}_s{seed}", self.pretrained(seed)
-        folder = self.stages.run(name, train, "--config", "digits_fisher.yml", "--mode", "generate_fisher",
-                                 "--seed", seed, "--ckpt_folder", run, "--label_to_forget", label)  # fmt: skip
-        (mask,) = self.stages.run(f"mask_c{label}_s{seed}", generate_fisher_mask, "--ckpt_folder", folder,
-                                  "--threshold", GAMMA)  # fmt: skip
+        folder = self.stages.run(
+            name,
+            train,
+            "--config",
+            "digits_fisher.yml",
+            "--mode",
+            "generate_fisher",
+            "--seed",
+            seed,
+            "--ckpt_folder",
+            run,
+            "--label_to_forget",
+            label,
+        )
+        (mask,) = self.stages.run(
+            f"mask_c{label}_s{seed}", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", GAMMA
+        )
         return ["--mask_path", mask]
 
     def saliency_mask(self, label: int, seed: int) -> list[object]:
         import train
 
         name = f"saliency_c{label}_s{seed}"
-        folder = self.stages.run(name, train, "--config", "digits_saliency_unlearn.yml", "--mode", "generate_mask",
-                                 "--seed", seed, "--ckpt_folder", self.pretrained(seed), "--label_to_forget", label,
-                                 "--set", f"results={self.out}/runs/{name}")  # fmt: skip
+        folder = self.stages.run(
+            name,
+            train,
+            "--config",
+            "digits_saliency_unlearn.yml",
+            "--mode",
+            "generate_mask",
+            "--seed",
+            seed,
+            "--ckpt_folder",
+            self.pretrained(seed),
+            "--label_to_forget",
+            label,
+            "--set",
+            f"results={self.out}/runs/{name}",
+        )
         return ["--mask_path", folder / f"with_{SHARE}.safetensors"]
 
     def replay(self, label: int, seed: int) -> list[object]:
@@ -141,8 +176,17 @@ class Pieces:
 
         run = self.pretrained(seed)
         start = ["--ckpt_folder", run, "--seed", seed]
-        self.stages.run(f"replay_s{seed}", sample, "--config", "digits_sample.yml", "--mode", "sample_classes", *start,
-                        "--n_samples_per_class", REPLAY)  # fmt: skip
+        self.stages.run(
+            f"replay_s{seed}",
+            sample,
+            "--config",
+            "digits_sample.yml",
+            "--mode",
+            "sample_classes",
+            *start,
+            "--n_samples_per_class",
+            REPLAY,
+        )
         self.stages.run(f"fim_s{seed}", fim, "--config", "digits_fim.yml", *start)
         return []
 
@@ -164,15 +208,39 @@ class Pieces:
         for part, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
             images = self.out / "samples" / f"{self.name_of(run)}_{part}"
             numbers = self.out / "metrics" / f"{name}_{part}.json"
-            self.stages.run(f"sample_{self.name_of(run)}_{part}", sample, "--config", "digits_sample.yml",
-                            "--mode", "sample_classes", "--ckpt_folder", run, "--n_samples_per_class", self.per_class,
-                            "--cond_scale", w, "--seed", SEED_OF_SAMPLES + seed, "--out", images)  # fmt: skip
             self.stages.run(
-                f"evaluate_{name}_{part}", evaluator, images, reference, *features, "--out", numbers
+                f"sample_{self.name_of(run)}_{part}",
+                sample,
+                "--config",
+                "digits_sample.yml",
+                "--mode",
+                "sample_classes",
+                "--ckpt_folder",
+                run,
+                "--n_samples_per_class",
+                self.per_class,
+                "--cond_scale",
+                w,
+                "--seed",
+                SEED_OF_SAMPLES + seed,
+                "--out",
+                images,
             )
-            self.stages.run(f"classify_{name}_{part}", classifier_evaluation, "--sample_path", images,
-                            "--dataset", "digits", "--label_of_forgotten_class", label, "--classifier", judge,
-                            "--out", numbers)  # fmt: skip
+            self.stages.run(f"evaluate_{name}_{part}", evaluator, images, reference, *features, "--out", numbers)
+            self.stages.run(
+                f"classify_{name}_{part}",
+                classifier_evaluation,
+                "--sample_path",
+                images,
+                "--dataset",
+                "digits",
+                "--label_of_forgotten_class",
+                label,
+                "--classifier",
+                judge,
+                "--out",
+                numbers,
+            )
             found[part] = read_json(numbers)
         return found
 
@@ -186,8 +254,9 @@ class Pieces:
         import save_base_dataset
 
         folder = self.out / f"digits_without_label_{label}"
-        self.stages.run(f"reference_c{label}", save_base_dataset, "--dataset", "digits", "--label_to_forget", label,
-                        "--out", folder)  # fmt: skip
+        self.stages.run(
+            f"reference_c{label}", save_base_dataset, "--dataset", "digits", "--label_to_forget", label, "--out", folder
+        )
         return folder
 
     def spent(self, method: str, run: Path, label: int, seed: int) -> dict[str, float]:
@@ -198,14 +267,14 @@ class Pieces:
         meta, start = load_meta(run), self.pretrained(seed)
         costs = [meta["cost"]]
         if method == "sfron":
-            costs += [load_tensors(start / f"mask_{label}" / f"{side}_fisher.safetensors")[1]["cost"]
-                      for side in ("forget", "remain")]  # fmt: skip
+            costs += [
+                load_tensors(start / f"mask_{label}" / f"{side}_fisher.safetensors")[1]["cost"]
+                for side in ("forget", "remain")
+            ]
             costs.append({"seconds": self.stages.took(f"mask_c{label}_s{seed}"), "forward": 0, "backward": 0})
         if method == "salun":
             costs.append(
-                load_tensors(Path(self.saliency_mask(label, seed)[1]).with_name("score.safetensors"))[1][
-                    "cost"
-                ]
+                load_tensors(Path(self.saliency_mask(label, seed)[1]).with_name("score.safetensors"))[1]["cost"]
             )
         if method == "sa":
             made = read_json(start / "class_samples" / "samples.json")["protocol"]
@@ -213,8 +282,11 @@ class Pieces:
             costs.append({"seconds": self.stages.took(f"replay_s{seed}"), "forward": drawn, "backward": 0})
             costs.append(load_tensors(start / "fisher_dict.safetensors")[1]["cost"])
         total = {key: sum(c[key] for c in costs) for key in ("seconds", "forward", "backward")}
-        return {"steps": meta["step"], "minutes": total["seconds"] / 60,
-                "passes": (total["forward"] + total["backward"]) / 1000}  # fmt: skip
+        return {
+            "steps": meta["step"],
+            "minutes": total["seconds"] / 60,
+            "passes": (total["forward"] + total["backward"]) / 1000,
+        }
 
 
 PREPARE: dict[str, Callable[[Pieces, int, int], list[object]]] = {
@@ -222,8 +294,15 @@ PREPARE: dict[str, Callable[[Pieces, int, int], list[object]]] = {
     "salun": Pieces.saliency_mask,
     "sa": Pieces.replay,
 }
-TITLES = {"pretrain": "original", "retrain": "retrained without the class", "finetune": "fine-tuning",
-          "ga": "gradient ascent", "sa": "Selective Amnesia", "salun": "SalUn", "sfron": "SFR-on"}  # fmt: skip
+TITLES = {
+    "pretrain": "original",
+    "retrain": "retrained without the class",
+    "finetune": "fine-tuning",
+    "ga": "gradient ascent",
+    "sa": "Selective Amnesia",
+    "salun": "SalUn",
+    "sfron": "SFR-on",
+}
 
 
 def numbers_of(found: dict) -> dict[str, float]:
@@ -286,21 +365,21 @@ def tune(pieces: Pieces, methods: list[str]) -> list[tables.Row]:
 def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="results/comparison", help="where everything goes")
+    p.add_argument("--tune", action="store_true", help="run the trials of each method on the validation seed instead")
+    p.add_argument("--per_class", type=int, default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})")
     p.add_argument(
-        "--tune", action="store_true", help="run the trials of each method on the validation seed instead"
+        "--methods",
+        nargs="+",
+        choices=TITLES,
+        default=list(TITLES),
+        metavar="METHOD",
+        help=f"only these rows, to run the list in pieces: {', '.join(TITLES)}",
     )
-    p.add_argument(
-        "--per_class", type=int, default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})"
-    )
-    p.add_argument("--methods", nargs="+", choices=TITLES, default=list(TITLES), metavar="METHOD",
-                   help=f"only these rows, to run the list in pieces: {', '.join(TITLES)}")  # fmt: skip
     p.add_argument("--only_cases", type=int, metavar="N", help="the first N of the five (class, seed) cases")
     args = p.parse_args(argv)
     pieces = Pieces(Path(args.out), args.per_class)
     labels = ("method", "trial") if args.tune else ("class", "method")
-    rows = (
-        tune(pieces, args.methods) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
-    )
+    rows = tune(pieces, args.methods) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
     name = pieces.out / ("tuning" if args.tune else "comparison")
     text = tables.markdown(labels, COLUMNS, rows)
     write_atomic(name.with_suffix(".md"), text)

@@ -23,9 +23,7 @@ GAMMA = "2.0"  # 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the o
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument(
-        "--label_to_forget", type=int, default=0, choices=range(10), help="the digit to forget (0)"
-    )
+    p.add_argument("--label_to_forget", type=int, default=0, choices=range(10), help="the digit to forget (0)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", default="results/quickstart", help="where everything goes")
     p.add_argument("--per_class", type=int, default=150, help="samples per class (150)")
@@ -48,23 +46,31 @@ def main(argv: list[str] | None = None) -> None:
     steps = lambda n: [] if n is None else ["--set", f"training.n_iters={n}"]
     stages.seconds["import"] = round(time.perf_counter() - began, 1)
 
-    before = stages.run("pretrain", train, "--config", "digits_pretrain.yml", "--mode", "pretrain",
-                        *common, *steps(args.pretrain_steps))  # fmt: skip
+    before = stages.run(
+        "pretrain", train, "--config", "digits_pretrain.yml", "--mode", "pretrain", *common, *steps(args.pretrain_steps)
+    )
     origin = ["--ckpt_folder", before, "--label_to_forget", label]
     fishers = stages.run(
         "fisher", train, "--config", "digits_fisher.yml", "--mode", "generate_fisher", *origin, *common
     )
     (mask,) = stages.run("mask", generate_fisher_mask, "--ckpt_folder", fishers, "--threshold", GAMMA)
-    after = stages.run("sfron", train, "--config", "digits_sfron.yml", "--mode", "sfron", *origin, "--mask_path", mask,
-                       *common, *steps(args.unlearn_steps))  # fmt: skip
+    after = stages.run(
+        "sfron",
+        train,
+        "--config",
+        "digits_sfron.yml",
+        "--mode",
+        "sfron",
+        *origin,
+        "--mask_path",
+        mask,
+        *common,
+        *steps(args.unlearn_steps),
+    )
 
-    stages.run(
-        "classifier", train_classifier, "--dataset", "digits", "--out", out, "--epochs", args.judge_epochs
-    )
+    stages.run("classifier", train_classifier, "--dataset", "digits", "--out", out, "--epochs", args.judge_epochs)
     reference = out / f"digits_without_label_{label}"
-    stages.run(
-        "reference", save_base_dataset, "--dataset", "digits", "--label_to_forget", label, "--out", reference
-    )
+    stages.run("reference", save_base_dataset, "--dataset", "digits", "--label_to_forget", label, "--out", reference)
 
     judge, results = out / "digits_cnn.pth", {}
     for name, run in (("before", before), ("after", after)):
@@ -82,15 +88,42 @@ def judged(stages: Stages, name: str, run: Path, label: int, args, judge: Path, 
     import evaluator
     import sample
 
-    base = ["--config", "digits_sample.yml", "--ckpt_folder", run, "--n_samples_per_class", args.per_class,
-            "--seed", args.seed]  # fmt: skip
+    base = [
+        "--config",
+        "digits_sample.yml",
+        "--ckpt_folder",
+        run,
+        "--n_samples_per_class",
+        args.per_class,
+        "--seed",
+        args.seed,
+    ]
     folder = stages.run(f"sample {name}", sample, *base, "--mode", "sample_classes", "--cond_scale", GUIDED)
-    stages.run(f"judge {name}", classifier_evaluation, "--sample_path", folder, "--dataset", "digits",
-               "--label_of_forgotten_class", label, "--classifier", judge)  # fmt: skip
+    stages.run(
+        f"judge {name}",
+        classifier_evaluation,
+        "--sample_path",
+        folder,
+        "--dataset",
+        "digits",
+        "--label_of_forgotten_class",
+        label,
+        "--classifier",
+        judge,
+    )
     found = {"classes": read_json(folder / "metrics.json")["classifier_evaluation"]}
     for key, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
-        folder = stages.run(f"sample {name}", sample, *base, "--mode", "sample_fid", "--cond_scale", w,
-                            "--classes_to_generate", f"x{label}")  # fmt: skip
+        folder = stages.run(
+            f"sample {name}",
+            sample,
+            *base,
+            "--mode",
+            "sample_fid",
+            "--cond_scale",
+            w,
+            "--classes_to_generate",
+            f"x{label}",
+        )
         stages.run(f"judge {name}", evaluator, folder, reference, "--features", f"classifier:{judge}")
         found[key] = read_json(folder / "metrics.json")["evaluator"]
     return found
@@ -106,8 +139,7 @@ def summary(results: dict, label: int, seconds: dict) -> dict:
     """The content of metrics.json."""
     keys = ("n", "accuracy", "ua", "prob", "entropy", "interval")
     forgotten = {
-        name: {"class": label, **{k: r["classes"]["forgotten"][k] for k in keys}}
-        for name, r in results.items()
+        name: {"class": label, **{k: r["classes"]["forgotten"][k] for k in keys}} for name, r in results.items()
     }
     kept = {
         name: {
@@ -119,13 +151,7 @@ def summary(results: dict, label: int, seconds: dict) -> dict:
         for name, r in results.items()
     }
     contracts = {name: {part: found["contract"] for part, found in r.items()} for name, r in results.items()}
-    return {
-        "forgotten": forgotten,
-        "kept": kept,
-        "seconds": seconds,
-        "contract": contracts,
-        "version": version(),
-    }
+    return {"forgotten": forgotten, "kept": kept, "seconds": seconds, "contract": contracts, "version": version()}
 
 
 def print_table(results: dict, label: int, seconds: dict) -> None:
@@ -134,19 +160,17 @@ def print_table(results: dict, label: int, seconds: dict) -> None:
     forgotten = [r["classes"]["forgotten"] for r in (b, a)]
     lines = [(f"class {label} (forgotten): accuracy", *(100 * f["accuracy"] for f in forgotten), "%")]
     lines += [(f"class {label} (forgotten): UA", *(100 * f["ua"] for f in forgotten), "%")]
+    lines += [(f"class {label} (forgotten): {k}", *(f[k] for f in forgotten), "") for k in ("prob", "entropy")]
     lines += [
-        (f"class {label} (forgotten): {k}", *(f[k] for f in forgotten), "") for k in ("prob", "entropy")
+        (f"class {c}: accuracy", *(100 * r["classes"]["kept"][c]["accuracy"] for r in (b, a)), "%")
+        for c in b["classes"]["kept"]
     ]
-    lines += [(f"class {c}: accuracy", *(100 * r["classes"]["kept"][c]["accuracy"] for r in (b, a)), "%")
-              for c in b["classes"]["kept"]]  # fmt: skip
     lines += [("kept classes: mean accuracy", 100 * kept_accuracy(b), 100 * kept_accuracy(a), "%")]
     for part, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
         for key, name in (("fid", "FID[classifier]"), ("precision", "precision"), ("recall", "recall")):
             lines.append((f"kept classes, w = {w}: {name}", b[part][key], a[part][key], ""))
     n = forgotten[0]["n"]
-    print(
-        f"\n{n} samples per class; class accuracies at guidance w = {GUIDED}\n{'':44}{'before':>10}{'after':>10}"
-    )
+    print(f"\n{n} samples per class; class accuracies at guidance w = {GUIDED}\n{'':44}{'before':>10}{'after':>10}")
     for name, x, y, unit in lines:
         print(f"{name:<44}{x:>10.3f}{y:>10.3f} {unit}")
     print("seconds: " + ", ".join(f"{stage} {s}" for stage, s in seconds.items()))
@@ -158,8 +182,10 @@ def draw_picture(out: Path, before: Path, after: Path, label: int) -> None:
 
     from functions.experiments.pictures import before_after
 
-    rows = [[[Image.open(run / "class_samples" / str(c) / f"{k}.png") for k in range(ROW)] for c in range(10)]
-            for run in (before, after)]  # fmt: skip
+    rows = [
+        [[Image.open(run / "class_samples" / str(c) / f"{k}.png") for k in range(ROW)] for c in range(10)]
+        for run in (before, after)
+    ]
     before_after(*rows, [str(c) for c in range(10)], label).save(out / "before_after.png")
 
 

@@ -40,19 +40,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="words after -- go to the unlearning command, e.g. -- --lr 0.01",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="where everything goes")
-    p.add_argument(
-        "--config", required=True, metavar="FILE", help="of the classifier, e.g. digits_classifier.yml"
-    )
-    p.add_argument(
-        "--mode", required=True, choices=METHODS, metavar="MODE", help="the method, as train.py calls it"
-    )
+    p.add_argument("--config", required=True, metavar="FILE", help="of the classifier, e.g. digits_classifier.yml")
+    p.add_argument("--mode", required=True, choices=METHODS, metavar="MODE", help="the method, as train.py calls it")
     p.add_argument("--n_shadows", type=int, default=16, metavar="M")
     p.add_argument("--n_candidates", type=int, default=300, metavar="N")
+    p.add_argument("--seed", type=int, default=0, help="of the candidates, of their thirds, and of all models")
     p.add_argument(
-        "--seed", type=int, default=0, help="of the candidates, of their thirds, and of all models"
+        "--mask",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="salun, sfron: make the method's mask for each shadow (salun without one is RL)",
     )
-    p.add_argument("--mask", action=argparse.BooleanOptionalAction, default=True,
-                   help="salun, sfron: make the method's mask for each shadow (salun without one is RL)")  # fmt: skip
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = p.parse_args(own)
     args.words = words
@@ -84,9 +82,19 @@ def main(argv: list[str] | None = None) -> Path:
     logits = [logits_of_run(run, images, prints)[chosen] for run in runs]
     table = torch.stack([phi(z, images.labels[chosen]) for z in logits])  # (M,N)
     found = u_lira(table, *states, FPR, args.seed)
-    made = {"mode": args.mode, "config": args.config, "mask": args.mask, "words": args.words, "seed": args.seed,
-            "dataset": data.dataset, "images": prints, "n_train": len(images), "n_candidates": args.n_candidates,
-            "attack": U_LIRA, "version": version()}  # fmt: skip
+    made = {
+        "mode": args.mode,
+        "config": args.config,
+        "mask": args.mask,
+        "words": args.words,
+        "seed": args.seed,
+        "dataset": data.dataset,
+        "images": prints,
+        "n_train": len(images),
+        "n_candidates": args.n_candidates,
+        "attack": U_LIRA,
+        "version": version(),
+    }
     path = shadows.out / f"u_lira_{shadows.name}.json"
     write_json(path, {**found, "direction": DIRECTION, "contract": made})
     print(report(found, args.mode))
@@ -106,9 +114,7 @@ class Shadows:
         self.n = len(images)
         self.name = args.mode if args.mask or args.mode not in MASKS else f"{args.mode}_unmasked"
         if args.n_candidates >= self.n:
-            raise InputError(
-                f"--n_candidates {args.n_candidates}: {images.name} has {self.n} training images"
-            )
+            raise InputError(f"--n_candidates {args.n_candidates}: {images.name} has {self.n} training images")
         order = torch.randperm(self.n, generator=keyed_generator(args.seed, "u-lira candidates"))
         self.candidates = order[: args.n_candidates].sort().values  # (N,) indices into the training images
 
@@ -140,15 +146,28 @@ class Shadows:
         import train
 
         folder = self.out / "runs" / name
-        return self.stages.run(name, train, "--config", self.args.config, "--mode", mode, "--seed", seed, *words,
-                               "--save_dir", folder, root=folder if resumable else None)  # fmt: skip
+        return self.stages.run(
+            name,
+            train,
+            "--config",
+            self.args.config,
+            "--mode",
+            mode,
+            "--seed",
+            seed,
+            *words,
+            "--save_dir",
+            folder,
+            root=folder if resumable else None,
+        )
 
     def unlearned(self, i: int) -> Path:
         """The run of shadow i, trained and then unlearned."""
         kept, forget = self.index_files(i)
         seed, mode = 1000 * self.args.seed + i, self.args.mode
-        start = self.train(f"pretrain_{i:03d}", "pretrain", seed, "--set", f"data.indices={kept}",
-                           "--set", "data.val_fraction=0")  # fmt: skip
+        start = self.train(
+            f"pretrain_{i:03d}", "pretrain", seed, "--set", f"data.indices={kept}", "--set", "data.val_fraction=0"
+        )
         source = ["--model_path", start, "--forget_idx", forget]
         mask = MASKS[mode](self, i, seed, source) if self.args.mask and mode in MASKS else []
         return self.train(f"{self.name}_{i:03d}", mode, seed, *source, *mask, *self.args.words)
@@ -161,8 +180,7 @@ class Shadows:
         import generate_fisher_mask
 
         folder = self.train(f"fisher_{i:03d}", "generate_fisher", seed, *source, resumable=False)
-        (mask,) = self.stages.run(f"ratio_{i:03d}", generate_fisher_mask, "--ckpt_folder", folder,
-                                  "--threshold", GAMMA)  # fmt: skip
+        (mask,) = self.stages.run(f"ratio_{i:03d}", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", GAMMA)
         return ["--mask_path", mask]
 
 
@@ -179,21 +197,20 @@ def logits_of_run(run: Path, images, prints: str):
     from functions.judging.logits import logits_of, read_run
     from functions.training.distributed import choose_device
 
-    return logits_of(
-        read_run(run), images, prints, models.build, datasets.ordered, device=choose_device("auto")
-    )
+    return logits_of(read_run(run), images, prints, models.build, datasets.ordered, device=choose_device("auto"))
 
 
 def report(found: dict, mode: str) -> str:
     """What is printed."""
     interval = {key: f"[{low:.4f}, {high:.4f}]" for key, (low, high) in found["interval"].items()}
-    return "\n".join([
+    lines = [
         f"U-LiRA of {mode}, {found['n_models']} models: {found['n_unlearned']} unlearned, {found['n_out']} out pairs",
         f"TPR@1%FPR: {found['tpr']:.4f}, 95 % {interval['tpr']} ({DIRECTION})",
         f"AUC: {found['auc']:.4f}, 95 % {interval['auc']} (0.5 is chance)",
         f"Balanced accuracy: {found['balanced_accuracy']:.4f}, 95 % {interval['balanced_accuracy']} (0.5 is chance)",
         f"Variances {found['variance']}; intervals by bootstrap over {found['bootstrap']}",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

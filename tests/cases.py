@@ -14,8 +14,22 @@ import train
 from functions.storage import checkpoint
 
 # config files per mode, and what makes them small
-CLASSIFIER = ("finetune", "ga", "salun", "sa", "esd", "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub",
-              "bad_teacher", "boundary_expand", "boundary_shrink", "fisher_forget")  # fmt: skip
+CLASSIFIER = (
+    "finetune",
+    "ga",
+    "salun",
+    "sa",
+    "esd",
+    "erasediff",
+    "neggrad",
+    "l1_sparse",
+    "salun_soft",
+    "scrub",
+    "bad_teacher",
+    "boundary_expand",
+    "boundary_shrink",
+    "fisher_forget",
+)
 BASELINES = ("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget")
 WORLDS = {
     "ddpm": {
@@ -40,9 +54,17 @@ WORLDS = {
         **{mode: ["digits_classifier.yml"] for mode in CLASSIFIER},
         "iu": ["digits_classifier.yml", "--set", "iu.k=8"],
     },
-}  # fmt: skip
-TOY = ["--set", "training.n_iters=4", "--set", "training.batch_size=8", "--set", "training.log_freq=1",
-       "--set", "training.snapshot_freq=2"]  # fmt: skip
+}
+TOY = [
+    "--set",
+    "training.n_iters=4",
+    "--set",
+    "training.batch_size=8",
+    "--set",
+    "training.log_freq=1",
+    "--set",
+    "training.snapshot_freq=2",
+]
 
 
 def pretrain(world: str, *more: str) -> Path:
@@ -52,9 +74,7 @@ def pretrain(world: str, *more: str) -> Path:
 
 def fisher(world: str, run: Path, label: int = 0) -> Path:
     """`mask_<label>` with both Fishers of a toy model."""
-    return train.main(
-        ["--mode", "generate_fisher", "--config", *WORLDS[world]["fisher"], *from_run(run, label)]
-    )
+    return train.main(["--mode", "generate_fisher", "--config", *WORLDS[world]["fisher"], *from_run(run, label)])
 
 
 def mask(world: str, run: Path, label: int = 0) -> str:
@@ -66,9 +86,7 @@ def mask(world: str, run: Path, label: int = 0) -> str:
 
 def saliency(world: str, run: Path, label: int = 0) -> str:
     """The path of SalUn's mask of the toy model, half of the weights."""
-    folder = train.main(
-        ["--mode", "generate_mask", "--config", *WORLDS[world]["saliency"], *from_run(run, label)]
-    )
+    folder = train.main(["--mode", "generate_mask", "--config", *WORLDS[world]["saliency"], *from_run(run, label)])
     return str(folder / "with_0.5.safetensors")
 
 
@@ -76,11 +94,21 @@ def replay_fisher(world: str, run: Path) -> str:
     """The path of the toy model's Fisher for Selective Amnesia; for a diffusion model with its samples to replay."""
     if world == "classifier":
         return str(fisher(world, run) / "remain_fisher.safetensors")
-    sample.main(["--mode", "sample_classes", "--config", "digits_sample.yml", "--ckpt_folder", str(run),
-                 "--n_samples_per_class", "2", "--timesteps", "2"])  # fmt: skip
-    return str(
-        fim.main(["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1"])
+    sample.main(
+        [
+            "--mode",
+            "sample_classes",
+            "--config",
+            "digits_sample.yml",
+            "--ckpt_folder",
+            str(run),
+            "--n_samples_per_class",
+            "2",
+            "--timesteps",
+            "2",
+        ]
     )
+    return str(fim.main(["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1"]))
 
 
 def unlearn(world: str, mode: str, run: Path, *more: str, label: int = 0) -> Path:

@@ -20,8 +20,9 @@ def main() -> None:
     golden = {}
     for world in cases.WORLDS:
         run = cases.pretrain(world).resolve()
-        retrained = cases.train.main(["--mode", "retrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY,
-                                      "--label_to_forget", "0"])  # fmt: skip
+        retrained = cases.train.main(
+            ["--mode", "retrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY, "--label_to_forget", "0"]
+        )
         golden[world] = {"pretrain": losses(run), "retrain": losses(retrained)}
         parts = prepared(world, run)
         for variant in VARIANTS:

@@ -65,8 +65,11 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
     assert tuple(ESTIMATORS) == schema.ESTIMATORS
     assert CIFAR_ARCHS == schema.CIFAR_ARCHS and tuple(RESNETS) == schema.RESNETS
     assert set(keys.UNLEARN_ALIAS.values()) <= set(MODES)
-    assert {m for s in (schema.UNetModel, schema.CNNModel, schema.CifarModel, schema.LibraryModel)
-            for m in s.model_fields["name"].annotation.__args__} == set(models.MODELS)  # fmt: skip
+    assert {
+        m
+        for s in (schema.UNetModel, schema.CNNModel, schema.CifarModel, schema.LibraryModel)
+        for m in s.model_fields["name"].annotation.__args__
+    } == set(models.MODELS)
 
 
 def test_config_is_checked_without_torch():
@@ -76,5 +79,7 @@ def test_config_is_checked_without_torch():
 
 def test_libraries_import_beside_our_datasets_folder():
     """Some libraries look for the hub package named `datasets`; ours must not confuse them."""
-    code = "import diffusers, timm, torchvision, sklearn; from diffusers import DDIMScheduler, DPMSolverMultistepScheduler"
+    code = (
+        "import diffusers, timm, torchvision, sklearn; from diffusers import DDIMScheduler, DPMSolverMultistepScheduler"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -15,9 +15,7 @@ from models import Pixels
 
 @pytest.fixture
 def task():
-    return Denoising(
-        linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.25, reduction="sum"
-    )
+    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.25, reduction="sum")
 
 
 def test_alpha_bar_is_the_product_of_alphas():
@@ -58,9 +56,7 @@ def test_labels_are_dropped_only_on_request_and_at_the_rate(task):
 
 def test_guidance_equals_two_passes(task):
     model = lambda x, t, c: x * (1 + c.view(-1, 1, 1, 1)) + t.view(-1, 1, 1, 1)
-    draw = Draw(
-        torch.randn(3, 1, 2, 2), torch.tensor([0, 4, 9]), torch.tensor([1, 2, 3]), torch.zeros(3, 1, 2, 2)
-    )
+    draw = Draw(torch.randn(3, 1, 2, 2), torch.tensor([0, 4, 9]), torch.tensor([1, 2, 3]), torch.zeros(3, 1, 2, 2))
     null = torch.full((3,), 10)
     wanted = 3 * model(draw.x, draw.t, draw.c) - 2 * model(draw.x, draw.t, null)
     torch.testing.assert_close(task.predict(model, draw, guidance=2.0), wanted)
@@ -98,19 +94,10 @@ def test_denoising_divergence_is_the_mean_squared_difference(task):
 
 def test_keyed_generators_depend_on_the_whole_key():
     assert torch.equal(
-        torch.rand(3, generator=keyed_generator(0, "a", 1)),
-        torch.rand(3, generator=keyed_generator(0, "a", 1)),
+        torch.rand(3, generator=keyed_generator(0, "a", 1)), torch.rand(3, generator=keyed_generator(0, "a", 1))
     )
     assert (
-        len(
-            {
-                key_seed(0, "a", 1),
-                key_seed(0, "a", 2),
-                key_seed(0, "b", 1),
-                key_seed(1, "a", 1),
-                key_seed(0, "a1"),
-            }
-        )
+        len({key_seed(0, "a", 1), key_seed(0, "a", 2), key_seed(0, "b", 1), key_seed(1, "a", 1), key_seed(0, "a1")})
         == 5
     )
 

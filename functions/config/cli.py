@@ -10,16 +10,23 @@ from collections.abc import Callable
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config, --overlay, --set, --seed, --dry_run and --debug."""
+    parser.add_argument("--config", required=required, metavar="FILE", help="a path, or the name of a file in configs/")
     parser.add_argument(
-        "--config", required=required, metavar="FILE", help="a path, or the name of a file in configs/"
+        "--overlay", action="append", metavar="FILE", help="settings on top, e.g. as_published.yml; repeatable"
     )
-    parser.add_argument("--overlay", action="append", metavar="FILE",
-                        help="settings on top, e.g. as_published.yml; repeatable")  # fmt: skip
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE",
-                        help="override any key, e.g. --set training.n_iters=50; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="override any key, e.g. --set training.n_iters=50; repeatable",
+    )
     parser.add_argument("--seed", type=int, help="seed of everything random (seeds.seed)")
-    parser.add_argument("--dry_run", action=argparse.BooleanOptionalAction, default=False,
-                        help="print the resolved config and the plan, and touch nothing")  # fmt: skip
+    parser.add_argument(
+        "--dry_run",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="print the resolved config and the plan, and touch nothing",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

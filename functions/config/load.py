@@ -43,9 +43,7 @@ def parse_yaml(text: str, source: str) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{source}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
-        ) from None
+        raise InputError(f"{source}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
 
 
 def read_yaml(path: Path) -> object:
@@ -113,9 +111,7 @@ class Layers:
         self.architecture = (blocks.get("pretrain") or {}).get("model", {})
         for name in blocks:
             if name not in NEEDS:
-                raise InputError(
-                    f"{self.source(('modes', name))}: modes.{name}: no such mode{nearest(name, NEEDS)}"
-                )
+                raise InputError(f"{self.source(('modes', name))}: modes.{name}: no such mode{nearest(name, NEEDS)}")
         if mode not in blocks:
             raise InputError(f"{where}: modes.{mode}: missing; there are blocks for {', '.join(blocks)}")
         inside = {p[2:]: source for p, source in self.sources.items() if p[:2] == ("modes", mode)}
@@ -212,9 +208,7 @@ def _nested(key: str, value: object) -> dict:
     return value  # type: ignore[return-value]
 
 
-def load_config(
-    name: str, mode: str, overlays=(), settings=(), flags: dict[str, object] | None = None
-) -> Config:
+def load_config(name: str, mode: str, overlays=(), settings=(), flags: dict[str, object] | None = None) -> Config:
     """The checked config of a run: file over base, then overlays, `--set`, flags. Raises InputError with one line."""
     layers, flags = read_layers(name), dict(flags or {})
     layers.promote(mode)
@@ -297,12 +291,6 @@ def config_hash(cfg: Config) -> str:
     scheduled = cosine or (cfg.unlearn and cfg.unlearn.decay_forget_alpha) or cfg.l1 or cfg.salun_soft
     if not scheduled:
         free |= {"n_iters", "epochs"}
-    exclude = {
-        "results": True,
-        "save_dir": True,
-        "device": True,
-        "training": free,
-        "data": {"n_workers", "path"},
-    }
+    exclude = {"results": True, "save_dir": True, "device": True, "training": free, "data": {"n_workers", "path"}}
     tree = json.dumps(cfg.model_dump(exclude=exclude), sort_keys=True)
     return hashlib.sha256(tree.encode()).hexdigest()

@@ -5,12 +5,7 @@ from __future__ import annotations
 from functions.config.schema import Unlearn
 
 UNLEARNING = ("optim", "training", "unlearn", "forget", "ckpt_folder")
-ONE_STEP = (
-    "training",
-    "unlearn",
-    "forget",
-    "ckpt_folder",
-)  # closed forms: no optimiser, and of training no length
+ONE_STEP = ("training", "unlearn", "forget", "ckpt_folder")  # closed forms: no optimiser, and of training no length
 # The sections that a mode reads, beyond those that every config has.
 NEEDS = {
     "pretrain": ("model", "optim", "training"),
@@ -90,16 +85,39 @@ READS = {
     "ga": (*MASKED, "forget_alpha", "decay_forget_alpha", "forget_clip"),
     "neggrad": (*MASKED, "forget_alpha", "decay_forget_alpha", "remain_alpha"),
     **dict.fromkeys(("salun", "salun_soft"), SALUN),
-    **dict.fromkeys(("finetune", "sa", "esd", "erasediff", "l1_sparse", "scrub", "bad_teacher", "boundary_expand",
-                     "boundary_shrink"), MASKED),
+    **dict.fromkeys(
+        (
+            "finetune",
+            "sa",
+            "esd",
+            "erasediff",
+            "l1_sparse",
+            "scrub",
+            "bad_teacher",
+            "boundary_expand",
+            "boundary_shrink",
+        ),
+        MASKED,
+    ),
     **dict.fromkeys(("iu", "fisher_forget"), ("mask_path",)),
     "sfron": tuple(k for k in Unlearn.model_fields if k not in ("clip_first", "order")),
-}  # fmt: skip
+}
 # Flags whose key depends on the mode
-COND_SCALE = {"generate_fisher": "fisher.guidance", "generate_mask": "saliency.guidance",
-              "sample": "sampling.cond_scale"}  # fmt: skip
+COND_SCALE = {
+    "generate_fisher": "fisher.guidance",
+    "generate_mask": "saliency.guidance",
+    "sample": "sampling.cond_scale",
+}
 ALPHA = {"l1_sparse": "l1.weight", "iu": "iu.step", "fisher_forget": "fisher_forget.alpha"}
 # The published names of --unlearn
-UNLEARN_ALIAS = {"RL": "salun", "FT": "finetune", "GA": "ga", "FT_l1": "l1_sparse", "FT_prune": "l1_sparse",
-                 "wfisher": "iu", "fisher_new": "fisher_forget", "RL_proximal": "salun_soft",
-                 "boundary_expanding": "boundary_expand"}  # fmt: skip
+UNLEARN_ALIAS = {
+    "RL": "salun",
+    "FT": "finetune",
+    "GA": "ga",
+    "FT_l1": "l1_sparse",
+    "FT_prune": "l1_sparse",
+    "wfisher": "iu",
+    "fisher_new": "fisher_forget",
+    "RL_proximal": "salun_soft",
+    "boundary_expanding": "boundary_expand",
+}

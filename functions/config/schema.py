@@ -8,9 +8,28 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
 WORLDS = ("ddpm", "classifier")
-MODES = ("pretrain", "retrain", "finetune", "ga", "generate_fisher", "sfron", "generate_mask", "salun", "sa", "esd",
-         "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "boundary_expand",
-         "boundary_shrink", "iu", "fisher_forget")  # fmt: skip
+MODES = (
+    "pretrain",
+    "retrain",
+    "finetune",
+    "ga",
+    "generate_fisher",
+    "sfron",
+    "generate_mask",
+    "salun",
+    "sa",
+    "esd",
+    "erasediff",
+    "neggrad",
+    "l1_sparse",
+    "salun_soft",
+    "scrub",
+    "bad_teacher",
+    "boundary_expand",
+    "boundary_shrink",
+    "iu",
+    "fisher_forget",
+)
 DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder", "tinyimagenet", "imagenet")
 CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
@@ -26,9 +45,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """Unknown keys and wrong types are errors, and nothing changes after validation."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Data(Section):
@@ -120,9 +137,7 @@ class Unlearn(Section):
     # gradients are masked. None: strict, but gradient in sfron, whose remain steps move all weights
     # (strict there masks the remain steps too).
     mask_mode: Literal["strict", "gradient"] | None = None
-    clip_first: bool = (
-        False  # published SalUn: clip the gradient's norm before masking it, not after; not in sfron
-    )
+    clip_first: bool = False  # published SalUn: clip the gradient's norm before masking it, not after; not in sfron
     dropout: bool = True  # keep the model's dropout active while unlearning
     # salun: paired, a forget and a remain batch in one step; split, in each epoch a pass over the forget set and then
     # one over the remain set (published for CIFAR-10, SVHN); joint, one pass over both mixed (CIFAR-100, TinyImageNet)
@@ -147,17 +162,13 @@ class Fisher(Section):
     guidance: Weight = 0.0  # w of the differentiated prediction
     clip: float | None = Field(None, gt=0)  # `batch` only: norm of each batch gradient before squaring
     batch_size: Positive = 128
-    zero_ratio_salient: bool = (
-        False  # published: weights where both Fishers are 0 count as salient up to gamma 1
-    )
+    zero_ratio_salient: bool = False  # published: weights where both Fishers are 0 count as salient up to gamma 1
 
 
 class Saliency(Section):
     """SalUn's score of weights, and the masks made from it."""
 
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.5], min_length=1
-    )  # with_<q>: weights that may move
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.5], min_length=1)  # with_<q>: weights that may move
     draws: Positive = 1  # (t, eps) pairs per image
     guidance: Weight = 0.0  # w of the differentiated prediction
     clip: float | None = Field(None, gt=0)  # published: norm of each batch gradient before they are summed
@@ -181,9 +192,7 @@ class SA(Section):
     lmbda: Weight
     gamma_gr: Weight = 1.0
     replay: Literal["samples", "remain"] = "samples"  # the model's own class_samples/, or the remain data
-    fisher_path: str | None = (
-        None  # .safetensors, or a published .pkl; None: fisher_dict.safetensors of ckpt_folder
-    )
+    fisher_path: str | None = None  # .safetensors, or a published .pkl; None: fisher_dict.safetensors of ckpt_folder
 
 
 class ESD(Section):
@@ -221,9 +230,7 @@ class BadTeacher(Section):
 
 
 class Boundary(Section):
-    eps: float = Field(
-        0.1, gt=0
-    )  # boundary_shrink: the step that finds the nearest class, in pixels of [0, 1]
+    eps: float = Field(0.1, gt=0)  # boundary_shrink: the step that finds the nearest class, in pixels of [0, 1]
 
 
 class IU(Section):
@@ -231,9 +238,7 @@ class IU(Section):
 
     step: float = 1.0
     k: Positive = 1000
-    solver: Literal["exact", "published"] = (
-        "exact"  # published: the recursion, rank one along the first gradient
-    )
+    solver: Literal["exact", "published"] = "exact"  # published: the recursion, rank one along the first gradient
     chunk: Positive = 32  # examples differentiated at once
     tol: float = Field(1e-6, gt=0)  # relative residual at which conjugate gradients stop
     max_iter: Positive = 200  # or after so many, with a line that says so
@@ -277,9 +282,7 @@ class Seeds(Section):
 class Config(Section):
     world: Literal[WORLDS]
     data: Data
-    model: Annotated[UNetModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None = (
-        None
-    )
+    model: Annotated[UNetModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None = None
     diffusion: Diffusion | None = None
     optim: Optim | None = None
     training: Training | None = None

@@ -53,9 +53,7 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
         return _mean(total, n)
 
 
-def batch(
-    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None
-) -> dict[str, Tensor]:
+def batch(model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None) -> dict[str, Tensor]:
     """F_i = 1/K sum_k (d mean_{n in batch k} l_n / d theta_i)^2 over the K batches, as published by SFR-on.
 
     With `clip`, the gradient of each batch is scaled down to that norm before it is squared.
@@ -108,8 +106,10 @@ def _cover(model: nn.Module, params: Params) -> tuple[Layers, Params, Params]:
             elif names[p] in getattr(model, "broadcast_parameters", ()):
                 copied[names[p]] = p
             elif type(module).__module__.startswith("torch.nn."):
-                raise InputError(f"Fisher: {names[p]}: no rule for the parameter {own!r} of {type(module).__name__} "
-                                 "(functions/curvature/layer_gradients.py, RULES)")  # fmt: skip
+                raise InputError(
+                    f"Fisher: {names[p]}: no rule for the parameter {own!r} of {type(module).__name__} "
+                    "(functions/curvature/layer_gradients.py, RULES)"
+                )
             else:
                 free[names[p]] = p
     if twice := {name for owned in layers.values() for _, name in owned} & {*copied, *free}:

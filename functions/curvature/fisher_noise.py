@@ -40,9 +40,7 @@ def noise(
 
 def head_parameters(model: nn.Module) -> list[str]:
     """Names of all parameters of the module that owns the model's last one: the last layer, by place, not by shape."""
-    names = {
-        p: name for name, p in model.named_parameters()
-    }  # a tied parameter has one name and several owners
+    names = {p: name for name, p in model.named_parameters()}  # a tied parameter has one name and several owners
     if not names:
         raise InputError("the model has no parameters")
     owner = model.get_submodule(list(names.values())[-1].rpartition(".")[0])

@@ -83,17 +83,13 @@ def inverse_fisher_product(
     return {name: v[name] - u.pop(name) for name in list(u)}
 
 
-def forward_product(
-    model: nn.Module, losses: Losses, draws: Iterable[Draw], v: Vector, chunk: int = CHUNK
-) -> Tensor:
+def forward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], v: Vector, chunk: int = CHUNK) -> Tensor:
     """G v: the derivative of each example's loss along v, (K,), at one forward-mode pass."""
     found = []
     with evaluating(model) as params, torch.no_grad(), _forward_mode():
         if v.keys() != params.keys():
             wrong = sorted(v.keys() ^ params.keys())
-            raise InputError(
-                f"influence: a vector of other parameters than the model's: {', '.join(wrong[:5])}"
-            )
+            raise InputError(f"influence: a vector of other parameters than the model's: {', '.join(wrong[:5])}")
         loss = _Loss(model, losses)
         weights = {f"model.{name}": p.detach() for name, p in params.items()}
         tangents = {f"model.{name}": v[name].to(p.dtype) for name, p in params.items()}
@@ -108,9 +104,7 @@ def forward_product(
     return torch.cat(found)
 
 
-def backward_product(
-    model: nn.Module, losses: Losses, draws: Iterable[Draw], q: Tensor, chunk: int = CHUNK
-) -> Vector:
+def backward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], q: Tensor, chunk: int = CHUNK) -> Vector:
     """G^T q = sum_i q_i grad l_i for q (K,): one backward pass of weighted losses."""
     with evaluating(model) as params:
         total, n = _zeros(params), 0
@@ -121,9 +115,7 @@ def backward_product(
                 break
             _add(total, gradients_of((values * weights).sum(), params))
     if n != len(q):
-        raise InputError(
-            f"influence: the draws held {len(q)} examples at first and then another number of them"
-        )
+        raise InputError(f"influence: the draws held {len(q)} examples at first and then another number of them")
     return total
 
 
@@ -174,9 +166,7 @@ def _forward_mode() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning
-            )
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -204,8 +194,11 @@ def _solve(apply: Callable[[Tensor], Tensor], b: Tensor, tol: float, max_iter: i
             if residual <= tol:
                 return scale * x
             p = r + rr / before * p
-    print(f"influence: conjugate gradients stopped after {max_iter} iterations at a relative residual of "
-          f"{residual:.1e}, wanted {tol:.1e}", file=sys.stderr)  # fmt: skip
+    print(
+        f"influence: conjugate gradients stopped after {max_iter} iterations at a relative residual of "
+        f"{residual:.1e}, wanted {tol:.1e}",
+        file=sys.stderr,
+    )
     return scale * x
 
 

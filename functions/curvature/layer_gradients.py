@@ -173,8 +173,10 @@ def _gradient(calls: Sequence[Call], n: int, name: str, chunk: slice, dtype: tor
 def _examples(v: Tensor, n: int, rows: int, chunk: slice) -> Tensor:
     """(R, ...) -> (c, m, ...): the rows of each example of the chunk. Row r of the model's pass is example r mod n."""
     if rows % n or len(v) % rows:
-        raise InputError(f"{len(v)} rows in a layer, {rows} in the model and {n} losses: "
-                         "cannot tell which row belongs to which example")  # fmt: skip
+        raise InputError(
+            f"{len(v)} rows in a layer, {rows} in the model and {n} losses: "
+            "cannot tell which row belongs to which example"
+        )
     return v.unflatten(0, (rows // n, n, len(v) // rows))[:, chunk].transpose(0, 1).flatten(1, 2)
 
 

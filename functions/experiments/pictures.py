@@ -10,8 +10,12 @@ TILE, GAP, MARGIN, HEADER = 48, 4, 56, 28  # pixels
 RED, INK, PAPER = (200, 30, 30), (30, 30, 30), (255, 255, 255)
 
 
-def before_after(before: Sequence[Sequence[Image.Image]], after: Sequence[Sequence[Image.Image]], names: Sequence[str],
-                 forgotten: int) -> Image.Image:  # fmt: skip
+def before_after(
+    before: Sequence[Sequence[Image.Image]],
+    after: Sequence[Sequence[Image.Image]],
+    names: Sequence[str],
+    forgotten: int,
+) -> Image.Image:
     """Rows are classes; left before, right after, from the same noise; row `forgotten` is framed."""
     columns = len(before[0])
     half = columns * (TILE + GAP)
@@ -30,8 +34,6 @@ def before_after(before: Sequence[Sequence[Image.Image]], after: Sequence[Sequen
                 page.paste(tile, (x + k * (TILE + GAP), y))
         if r == forgotten:
             pen.rectangle(
-                (MARGIN - GAP, y - GAP, width - MARGIN // 4 + GAP - 1, y + TILE + GAP - 1),
-                outline=RED,
-                width=3,
+                (MARGIN - GAP, y - GAP, width - MARGIN // 4 + GAP - 1, y + TILE + GAP - 1), outline=RED, width=3
             )
     return page

@@ -52,18 +52,13 @@ class Stages:
 
 def _done(record: Path, made: dict) -> dict:
     """The record of a finished stage, if it was this command with these settings."""
-    found, remedy = (
-        read_json(record),
-        "to run it again move that file and the run away, or choose another --out",
-    )
+    found, remedy = (read_json(record), "to run it again move that file and the run away, or choose another --out")
     if found["command"] != made["command"]:
         raise InputError(
             f"{record}: this stage was run as `{found['command']}`, now it is `{made['command']}`: {remedy}"
         )
     if found["config"] != made["config"]:
-        raise InputError(
-            f"{record}: the config of `{made['command']}` has changed since this stage was run: {remedy}"
-        )
+        raise InputError(f"{record}: the config of `{made['command']}` has changed since this stage was run: {remedy}")
     return found
 
 

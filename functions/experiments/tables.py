@@ -48,11 +48,19 @@ def latex(labels: Sequence[str], columns: Sequence[Column], rows: Sequence[Row])
         r"\toprule",
         " & ".join(map(_escaped, [*labels, *(c.title for c in columns)])) + r" \\",
         r"\midrule",
-        *(" & ".join([*map(_escaped, r.labels), *(cell(r.values[c.key], c.decimals, r"$\pm$").replace("–", "--")
-                                                  for c in columns)]) + r" \\" for r in rows),
+        *(
+            " & ".join(
+                [
+                    *map(_escaped, r.labels),
+                    *(cell(r.values[c.key], c.decimals, r"$\pm$").replace("–", "--") for c in columns),
+                ]
+            )
+            + r" \\"
+            for r in rows
+        ),
         r"\bottomrule",
         r"\end{tabular}",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n"
 
 

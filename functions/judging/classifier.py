@@ -19,17 +19,7 @@ from functions.errors import InputError
 from functions.files import read_json, sha256_bytes, write_atomic, write_json
 from functions.judging.features import Features
 
-NEEDED = (
-    "dataset",
-    "arch",
-    "model",
-    "classes",
-    "shape",
-    "preprocessing",
-    "test_accuracy",
-    "n_test",
-    "sha256",
-)
+NEEDED = ("dataset", "arch", "model", "classes", "shape", "preprocessing", "test_accuracy", "n_test", "sha256")
 
 
 def judge_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
@@ -50,16 +40,12 @@ def read_record(path: Path | str) -> dict:
     """The JSON beside a classifier. Raises InputError where the classifier or a key of its JSON is missing."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such classifier; train_classifier.py makes it (--classifier names another place)"
-        )
+        raise InputError(f"{path}: no such classifier; train_classifier.py makes it (--classifier names another place)")
     beside = path.with_suffix(".json")
     record = read_json(beside)
     missing = [key for key in NEEDED if key not in record] if isinstance(record, dict) else NEEDED
     if missing:
-        raise InputError(
-            f"{beside}: {missing[0]} is missing; train_classifier.py writes it beside the classifier"
-        )
+        raise InputError(f"{beside}: {missing[0]} is missing; train_classifier.py writes it beside the classifier")
     return record
 
 
@@ -78,9 +64,7 @@ def load_judge(path: Path | str, build: Callable[[dict], nn.Module]) -> tuple[nn
     try:
         model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"{path}: not the weights of {record['model']} ({str(error).splitlines()[0]})"
-        ) from None
+        raise InputError(f"{path}: not the weights of {record['model']} ({str(error).splitlines()[0]})") from None
     return model.eval().requires_grad_(False), record
 
 

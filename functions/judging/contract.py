@@ -76,6 +76,5 @@ def join(generation: dict | None, protocol: dict, record: dict) -> dict:
     """The contract of a metrics.json: how samples were made (None: unknown) and how they were judged, one hash."""
     made = generation or {"protocol": None, "record": None}
     return contract(
-        {"generation": made["protocol"], "evaluation": protocol},
-        {"generation": made["record"], "evaluation": record},
+        {"generation": made["protocol"], "evaluation": protocol}, {"generation": made["record"], "evaluation": record}
     )

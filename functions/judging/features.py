@@ -54,13 +54,7 @@ def extract(
 ) -> Features:
     """Features of all images in order, float32 on `device`, in one pass. `check` sees the images' (C,H,W) first."""
     parts = []
-    bar = tqdm(
-        total=len(samples),
-        desc=f"features of {samples.source.name}",
-        unit=" images",
-        disable=None,
-        leave=False,
-    )
+    bar = tqdm(total=len(samples), desc=f"features of {samples.source.name}", unit=" images", disable=None, leave=False)
     with bar, torch.inference_mode():
         for x in samples.batches(batch_size, channels, n_workers):
             if check and not parts:

@@ -66,8 +66,12 @@ def forgetting_numbers(
             raise InputError(f"the {key} set has no images to judge by")
     shares = {key: accuracy(*judged) for key, judged in sets.items()}
     svc = svc_mia(remain, held_out, forget)
-    numbers = {"UA": 100 - shares["forget"], "RA": shares["retain"], "TA": shares["test"],
-               "MIA": 100 * svc["confidence"]}  # fmt: skip
+    numbers = {
+        "UA": 100 - shares["forget"],
+        "RA": shares["retain"],
+        "TA": shares["test"],
+        "MIA": 100 * svc["confidence"],
+    }
     counts = {"UA": len(forget[1]), "RA": len(remain[1]), "TA": len(held_out[1]), "MIA": len(forget[1])}
     return {
         **numbers,

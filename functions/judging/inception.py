@@ -44,16 +44,12 @@ def torch_network(path: Path, device: torch.device) -> Callable[[Tensor], Featur
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise InputError(
-            f"--features inception needs torch-fidelity ({error}): pip install torch-fidelity"
-        ) from None
+        raise InputError(f"--features inception needs torch-fidelity ({error}): pip install torch-fidelity") from None
     wanted = ["2048", "logits_unbiased"]
     model = FeatureExtractorInceptionV3("inception", wanted, feature_extractor_weights_path=_own_copy(path))
     model.to(device)
     seen: list[Tensor] = []
-    model.Mixed_6d.branch1x1.register_forward_hook(
-        lambda module, args, out: seen.append(out[:, :SPATIAL_CHANNELS])
-    )
+    model.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: seen.append(out[:, :SPATIAL_CHANNELS]))
 
     def network(x: Tensor) -> Features:
         # cuDNN's TF32 convolutions, on unless told otherwise, keep 10 bits of each factor
@@ -109,9 +105,7 @@ def _quiet_tensorflow():
         with _closed_stderr():
             import tensorflow
     except ImportError as error:
-        raise InputError(
-            f"--features tensorflow needs tensorflow ({error}): pip install tensorflow"
-        ) from None
+        raise InputError(f"--features tensorflow needs tensorflow ({error}): pip install tensorflow") from None
     tensorflow.get_logger().setLevel("ERROR")
     return tensorflow.compat.v1
 

@@ -51,8 +51,10 @@ def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:
         raise InputError(f"{path}: an older run that kept no indices of its data; run it again")
     earlier = [s["name"] for s in meta.get("forgotten_before", []) if s["label"] is not None]
     if earlier:
-        raise InputError(f"{path}: its original had forgotten class {', '.join(earlier)} before: the test set to judge "
-                         "it by would still hold that class")  # fmt: skip
+        raise InputError(
+            f"{path}: its original had forgotten class {', '.join(earlier)} before: the test set to judge "
+            "it by would still hold that class"
+        )
     kind = checkpoint.choose_kind(path, weights)
     seconds = meta["cost"]["seconds"] + (meta.get("prepared") or {}).get("seconds", 0.0)
     minutes = seconds / 60 if "forget" in indices else None
@@ -118,8 +120,10 @@ def logits_of(
     """
     known = run.meta["data"].get("content")  # older runs do not say
     if images.split == "train" and known is not None and known != content(images):
-        raise InputError(f"{run.path}: the training images of {images.name} are not those it was trained on, its "
-                         "indices mean others (--data_path)")  # fmt: skip
+        raise InputError(
+            f"{run.path}: the training images of {images.name} are not those it was trained on, its "
+            "indices mean others (--data_path)"
+        )
     path = run.path / "logits" / f"{run.sha256[:16]}_{images.split}.safetensors"
     key = f"{run.sha256} {print_of_images}"
     logits = _kept(path, key)
@@ -132,8 +136,10 @@ def logits_of(
         logits = _forward(model, batches, len(images), f"{run.path.name}: logits of {images.split}")
         finite = logits.isfinite().all(1)
         if not finite.all():
-            raise InputError(f"{run.path}: logits of {int((~finite).sum())} of {len(images)} {images.split} images are "
-                             "not finite: the model diverged, there is nothing to judge")  # fmt: skip
+            raise InputError(
+                f"{run.path}: logits of {int((~finite).sum())} of {len(images)} {images.split} images are "
+                "not finite: the model diverged, there is nothing to judge"
+            )
         kept = {"key": key, "sha256": _hash(logits)}
         write_atomic(path, safetensors.torch.save({"logits": logits}, metadata=kept))
     return logits

@@ -257,18 +257,24 @@ def u_lira(phi: Tensor, unlearned: Tensor, out: Tensor, fpr: float = 0.01, seed:
     pairs = [(positive, negative) for positive, negative in pairs if len(positive) + len(negative)]
     positive, negative = (torch.cat(list(part)) for part in zip(*pairs)) if pairs else (scores[:0, 0],) * 2
     if len(positive) == 0 or fpr * len(negative) < 1:
-        raise InputError(f"U-LiRA: {len(positive)} unlearned and {len(negative)} out scores; a rate at {fpr:.0%} false "
-                         f"positives needs 1 and {round(1 / fpr)}: more shadow models or candidates")  # fmt: skip
+        raise InputError(
+            f"U-LiRA: {len(positive)} unlearned and {len(negative)} out scores; a rate at {fpr:.0%} false "
+            f"positives needs 1 and {round(1 / fpr)}: more shadow models or candidates"
+        )
     numbers = rates(positive, negative, fpr)
     resampled = _resampled(pairs, fpr, seed)
     quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    interval = {
-        key: torch.tensor([r[key] for r in resampled]).double().quantile(quantiles).tolist()
-        for key in numbers
+    interval = {key: torch.tensor([r[key] for r in resampled]).double().quantile(quantiles).tolist() for key in numbers}
+    return {
+        **numbers,
+        "interval": interval,
+        "bootstrap": "target models" if len(pairs) > 1 else "pairs",
+        "variance": variance,
+        "fpr": fpr,
+        "n_models": len(pairs),
+        "n_unlearned": len(positive),
+        "n_out": len(negative),
     }
-    return {**numbers, "interval": interval, "bootstrap": "target models" if len(pairs) > 1 else "pairs",
-            "variance": variance, "fpr": fpr, "n_models": len(pairs), "n_unlearned": len(positive),
-            "n_out": len(negative)}  # fmt: skip
 
 
 def rates(positive: Tensor, negative: Tensor, fpr: float) -> dict[str, float]:
@@ -280,9 +286,7 @@ def rates(positive: Tensor, negative: Tensor, fpr: float) -> dict[str, float]:
     negative = negative.sort().values
     n = len(negative)
     threshold = negative[n - 1 - int(fpr * n + 1e-9)]
-    below, not_above = (
-        torch.searchsorted(negative, positive, right=right).double() for right in (False, True)
-    )
+    below, not_above = (torch.searchsorted(negative, positive, right=right).double() for right in (False, True))
     return {
         "tpr": (positive > threshold).double().mean().item(),
         "auc": ((below + not_above) / (2 * n)).mean().item(),

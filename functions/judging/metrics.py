@@ -102,9 +102,7 @@ def precision_recall(samples: Tensor, reference: Tensor, k: int = 3) -> tuple[fl
     centre = reference.mean(0)  # distances through |a|^2 + |b|^2 - 2ab lose fewer digits near the origin
     samples, reference = samples - centre, reference - centre
     radii_s, radii_r = radii(samples, k), radii(reference, k)
-    inside_s, inside_r = (
-        torch.zeros(len(a), dtype=torch.bool, device=a.device) for a in (samples, reference)
-    )
+    inside_s, inside_r = (torch.zeros(len(a), dtype=torch.bool, device=a.device) for a in (samples, reference))
     starts_s, starts_r = (range(0, len(a), SIDE) for a in (samples, reference))
     for i, j in _bar([(i, j) for i in starts_s for j in starts_r], "precision and recall"):
         s, r = slice(i, i + SIDE), slice(j, j + SIDE)
@@ -173,9 +171,7 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
     return within_x + within_y - 2 * xy.mean()
 
 
-def compare(
-    samples: Tensor, reference: Tensor, logits: Tensor, spatial: tuple[Tensor, Tensor] | None = None
-) -> dict:
+def compare(samples: Tensor, reference: Tensor, logits: Tensor, spatial: tuple[Tensor, Tensor] | None = None) -> dict:
     """All distribution numbers: pooled features (N,D) and (M,D), the SAMPLES' logits (N,K), spatial ones if any.
 
     `notes` says what a reader must know before comparing: too few images, or a number that does not exist.
@@ -240,9 +236,7 @@ def forgetting(logits: Tensor, label: int, seed: int = 0) -> dict:
     _require(len(logits), 1, "a classifier evaluation")
     n, n_classes = logits.shape
     if not 0 <= label < n_classes:
-        raise InputError(
-            f"class {label}: the classifier knows 0 to {n_classes - 1} (--label_of_forgotten_class)"
-        )
+        raise InputError(f"class {label}: the classifier knows 0 to {n_classes - 1} (--label_of_forgotten_class)")
     confusion = torch.bincount(logits.argmax(1), minlength=n_classes).tolist()
     prob, h = logits.double().softmax(1)[:, label], entropy(logits)
     low, high = wilson(confusion[label], n)

@@ -17,9 +17,7 @@ def metrics_path(samples: Path | str, out: Path | str | None = None) -> Path:
     return samples / "metrics.json" if samples.is_dir() else samples.with_suffix(".metrics.json")
 
 
-def write_section(
-    path: Path, name: str, numbers: dict, samples: Path | str, protocol: dict, record: dict
-) -> None:
+def write_section(path: Path, name: str, numbers: dict, samples: Path | str, protocol: dict, record: dict) -> None:
     """Replace section `name` of the file, keep the others. The contract joins how samples were made and judged."""
     sections = read_json(path) if path.is_file() else {}
     if not isinstance(sections, dict):

@@ -67,9 +67,7 @@ class SampleSet:
         Raises InputError where nothing is left, a named class is not there, or images lie outside class folders.
         """
         if bool((self.labels == UNKNOWN).any()):
-            raise InputError(
-                f"{self.source}: has no class for every image, so --classes {text} cannot choose"
-            )
+            raise InputError(f"{self.source}: has no class for every image, so --classes {text} cannot choose")
         chosen = parse_classes(text, int(self.labels.max()) + 1, "--classes")
         keep = torch.isin(self.labels, torch.tensor(chosen)).nonzero().flatten()
         absent = sorted(set(chosen) - set(self.labels.tolist()))
@@ -77,10 +75,7 @@ class SampleSet:
             raise InputError(f"{self.source}: no images of class {absent[0]} (--classes {text})")
         array = None if self.array is None else self.array[keep]
         return replace(
-            self,
-            labels=self.labels[keep],
-            paths=tuple(self.paths[i] for i in keep if self.paths),
-            array=array,
+            self, labels=self.labels[keep], paths=tuple(self.paths[i] for i in keep if self.paths), array=array
         )
 
     def images(self, channels: int) -> Tensor:
@@ -191,9 +186,7 @@ def _n_cpus() -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _decoded(
-    paths: tuple[Path, ...], batch_size: int, channels: int, n_workers: int
-) -> Iterator[list[np.ndarray]]:
+def _decoded(paths: tuple[Path, ...], batch_size: int, channels: int, n_workers: int) -> Iterator[list[np.ndarray]]:
     """Batches of decoded images, a bounded number of them ahead of the reader."""
     with ThreadPoolExecutor(n_workers) as pool:
         pending = deque()

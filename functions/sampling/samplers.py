@@ -40,9 +40,7 @@ def check(cfg: Sampling, timesteps: int) -> None:
     """Refuse step counts and combinations that a schedule of `timesteps` has no meaning for."""
     s, key = cfg.timesteps, f"sampling.timesteps: {cfg.timesteps} steps (--timesteps)"
     if cfg.skip_type == "quad" and cfg.sample_type != "generalized":
-        raise InputError(
-            f"sampling.skip_type: quad is for sample_type generalized, this is {cfg.sample_type}"
-        )
+        raise InputError(f"sampling.skip_type: quad is for sample_type generalized, this is {cfg.sample_type}")
     if cfg.sample_type == "generalized" and cfg.eta > 1:
         raise InputError(f"sampling.eta: got {cfg.eta}; wanted 0 (DDIM) to 1 (ancestral)")
     if cfg.sample_type == "dpm_solver":
@@ -54,8 +52,9 @@ def check(cfg: Sampling, timesteps: int) -> None:
     elif s > timesteps or timesteps % s:
         divisors = [d for d in range(1, timesteps + 1) if timesteps % d == 0]
         near = [*(d for d in divisors[::-1] if d < s)][:1] + [*(d for d in divisors if d > s)][:1]
-        raise InputError(f"{key} do not divide the model's {timesteps}; the nearest that do: "
-                         f"{' and '.join(map(str, near))}")  # fmt: skip
+        raise InputError(
+            f"{key} do not divide the model's {timesteps}; the nearest that do: {' and '.join(map(str, near))}"
+        )
 
 
 def make_sampler(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
@@ -74,8 +73,14 @@ def generalized(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
         return Sampler(t, lambda eps, i, x, noise: ddim_step(eps, x, *steps[i], cfg.eta, noise), cfg.eta > 0)
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    scheduler = DDIMScheduler(len(alpha_bar), trained_betas=_betas(alpha_bar), clip_sample=False, set_alpha_to_one=True,
-                              timestep_spacing="leading", steps_offset=0)  # fmt: skip
+    scheduler = DDIMScheduler(
+        len(alpha_bar),
+        trained_betas=_betas(alpha_bar),
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="leading",
+        steps_offset=0,
+    )
     scheduler.set_timesteps(cfg.timesteps)
     t = scheduler.timesteps.tolist()
 
@@ -100,8 +105,13 @@ def dpm_solver(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
     """DPM-Solver++ of order 2, multistep (arXiv 2211.01095): deterministic, good from about 20 steps."""
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler(len(alpha_bar), trained_betas=_betas(alpha_bar), solver_order=2,
-                                            algorithm_type="dpmsolver++", final_sigmas_type="zero")  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        len(alpha_bar),
+        trained_betas=_betas(alpha_bar),
+        solver_order=2,
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+    )
     scheduler.set_timesteps(cfg.timesteps)
     scheduler.set_begin_index(0)
     t = scheduler.timesteps.tolist()
@@ -113,9 +123,7 @@ SAMPLERS = {"generalized": generalized, "ddpm_noisy": ddpm_noisy, "dpm_solver": 
 
 def quad_timesteps(timesteps: int, steps: int) -> list[int]:
     """The published floor(linspace(0, sqrt(0.8 T), S)^2), ascending; repeats, which would not move x, are left out."""
-    return sorted(
-        {int(v**2) for v in torch.linspace(0, math.sqrt(0.8 * timesteps), steps, dtype=torch.float64)}
-    )
+    return sorted({int(v**2) for v in torch.linspace(0, math.sqrt(0.8 * timesteps), steps, dtype=torch.float64)})
 
 
 def ddim_step(eps: Tensor, x: Tensor, a: float, a_next: float, eta: float, noise: Tensor | None) -> Tensor:
@@ -134,9 +142,16 @@ def ddpm_step(eps: Tensor, x: Tensor, a: float, a_next: float, noise: Tensor) ->
     return mean + math.sqrt(beta) * noise if a_next < 1 else mean
 
 
-def generate(task: Denoising, model: nn.Module, labels: Sequence[int] | Tensor, indices: Sequence[int] | Tensor,
-             shape: Sequence[int], cfg: Sampling, seed: int,
-             progress: Callable[[float], object] | None = None) -> Tensor:  # fmt: skip
+def generate(
+    task: Denoising,
+    model: nn.Module,
+    labels: Sequence[int] | Tensor,
+    indices: Sequence[int] | Tensor,
+    shape: Sequence[int],
+    cfg: Sampling,
+    seed: int,
+    progress: Callable[[float], object] | None = None,
+) -> Tensor:
     """Images (N, C, H, W) in [0, 1] on the model's device: image number indices[i] of class labels[i].
 
     `progress` is told after each step how many images' worth of work it was. On a CPU a batch goes through in groups,
@@ -203,8 +218,9 @@ def _reverse(task, model, keys, shape, cfg, seed, progress) -> Tensor:
     return x
 
 
-def generate_all(task: Denoising, model: nn.Module, wanted: Sequence[tuple[int, int]], shape: Sequence[int],
-                 cfg: Sampling, seed: int) -> Iterator[tuple[Sequence[tuple[int, int]], Tensor]]:  # fmt: skip
+def generate_all(
+    task: Denoising, model: nn.Module, wanted: Sequence[tuple[int, int]], shape: Sequence[int], cfg: Sampling, seed: int
+) -> Iterator[tuple[Sequence[tuple[int, int]], Tensor]]:
     """Batches of `wanted`, pairs (c, k), each with its finished images, under a progress bar."""
     layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} images [{elapsed}<{remaining}]"
     with tqdm(total=len(wanted), desc="sampling", disable=None, bar_format=layout) as bar:
@@ -231,8 +247,6 @@ def _pairs(alpha_bar: Tensor, ascending: list[int]) -> tuple[list[int], list[tup
     return ascending[::-1], list(zip(a[:0:-1], a[-2::-1]))
 
 
-def _normal(
-    generators: list[torch.Generator], steps: int, shape: Sequence[int], device: torch.device
-) -> Tensor:
+def _normal(generators: list[torch.Generator], steps: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """(steps, N, C, H, W) standard normal, image n's from its own generator."""
     return torch.stack([torch.randn((steps, *shape), generator=g, device=device) for g in generators], dim=1)

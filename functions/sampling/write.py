@@ -26,9 +26,7 @@ def to_uint8(images: Tensor, minmax: bool) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def write_images(
-    folder: Path, batches: Iterable[tuple[Sequence[tuple[int, int]], Tensor]], minmax: bool
-) -> None:
+def write_images(folder: Path, batches: Iterable[tuple[Sequence[tuple[int, int]], Tensor]], minmax: bool) -> None:
     """`<folder>/<c>/<k>.png` for pairs (c, k), by threads, while the next batch is drawn.
 
     A write that fails raises its OSError before another batch is written.
@@ -41,9 +39,7 @@ def write_images(
             for c in {c for c, _ in pairs}:
                 (folder / str(c)).mkdir(parents=True, exist_ok=True)
             pixels = to_uint8(images, minmax).numpy()
-            pending = [
-                pool.submit(save_png, folder / str(c) / f"{k}.png", p) for (c, k), p in zip(pairs, pixels)
-            ]
+            pending = [pool.submit(save_png, folder / str(c) / f"{k}.png", p) for (c, k), p in zip(pairs, pixels)]
             done += len(pairs)
             if not sys.stderr.isatty():  # where the progress bar is off
                 print(f"{folder}: {done} images drawn", flush=True)
@@ -58,9 +54,7 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(
-            temporary, format="PNG"
-        )
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(temporary, format="PNG")
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -83,8 +83,10 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
     else:
         packed, found = load_tensors(path)
         if "shapes" not in found:
-            raise InputError(f"mask {path}: is no mask, but a file of {found.get('estimator', 'other')} tensors "
-                             "(generate_fisher_mask.py makes masks)")  # fmt: skip
+            raise InputError(
+                f"mask {path}: is no mask, but a file of {found.get('estimator', 'other')} tensors "
+                "(generate_fisher_mask.py makes masks)"
+            )
         if wanted is not None:
             check_provenance(found, wanted, path)
         mask = {name: unpack_bits(packed[name], tuple(shape)) for name, shape in found["shapes"].items()}
@@ -120,12 +122,12 @@ def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Ten
     else:
         fisher, made = load_tensors(path)
         if made.get("estimator") not in ("sweep", *ESTIMATORS) or "threshold" in made:
-            raise InputError(f"Fisher {path}: is no Fisher, but a file of {made.get('estimator', 'other')} tensors "
-                             "(fim.py and train.py --mode generate_fisher make Fishers)")  # fmt: skip
-        if made.get("set") == "forget":
             raise InputError(
-                f"Fisher {path}: of the forget set; wanted that of the remain set (sa.fisher_path)"
+                f"Fisher {path}: is no Fisher, but a file of {made.get('estimator', 'other')} tensors "
+                "(fim.py and train.py --mode generate_fisher make Fishers)"
             )
+        if made.get("set") == "forget":
+            raise InputError(f"Fisher {path}: of the forget set; wanted that of the remain set (sa.fisher_path)")
         if "forget" not in made:  # sweep: of all classes
             made = {**made, "forget": wanted["forget"]}
         check_provenance(made, wanted, path, "Fisher")
@@ -155,16 +157,16 @@ def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
     """Raises InputError with the number of names or shapes that differ, and the first five."""
     wrong = [n for n in sorted(found.keys() | wanted.keys()) if found.get(n) != wanted.get(n)]
     if wrong:
-        raise InputError(f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
-                         f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")  # fmt: skip
+        raise InputError(
+            f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
+            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
+        )
 
 
 def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
     """Raises InputError where a Fisher or a score is negative, NaN or infinite: the first five tensors by name."""
     if broken := [n for n, t in tensors.items() if not bool((t >= 0).all() and t.isfinite().all())]:
-        raise InputError(
-            f"{what}: negative, NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}"
-        )
+        raise InputError(f"{what}: negative, NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}")
 
 
 def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:
@@ -175,17 +177,22 @@ def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "m
     """
     made, asked = found["forget"], wanted["forget"]
     if made["dataset"] != asked["dataset"]:
-        raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} "
-                         "(data.dataset)")  # fmt: skip
+        raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")
     if made["label"] != asked["label"] and _whole_class(made) and _whole_class(asked):
-        raise InputError(f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
-                         "(--label_to_forget)")  # fmt: skip
+        raise InputError(
+            f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
+            "(--label_to_forget)"
+        )
     if found["checkpoint"] != wanted["checkpoint"]:
-        raise InputError(f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
-                         f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)")  # fmt: skip
+        raise InputError(
+            f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
+            f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)"
+        )
     if _selection(made) != _selection(asked) or _differ(made, asked, "indices"):
-        raise InputError(f"{what} {path}: made for forget set {_described(made)}, this run forgets "
-                         f"{_described(asked)} (--num_indexes_to_replace, --forget_idx, --seed)")  # fmt: skip
+        raise InputError(
+            f"{what} {path}: made for forget set {_described(made)}, this run forgets "
+            f"{_described(asked)} (--num_indexes_to_replace, --forget_idx, --seed)"
+        )
 
 
 def _whole_class(forget: dict) -> bool:

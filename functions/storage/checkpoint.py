@@ -97,9 +97,7 @@ def resolve(folder: Path | str) -> Path:
     snapshots = sorted((folder / "ckpts").glob("step_*/meta.json"))
     if not snapshots:
         foreign = _published(sorted((folder / "ckpts").glob("ckpt*.pth")))
-        raise InputError(
-            f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder){foreign}"
-        )
+        raise InputError(f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder){foreign}")
     return snapshots[-1].parent
 
 
@@ -107,9 +105,7 @@ def _published(files: list[Path]) -> str:
     """What to do with a checkpoint of the published code; nothing where the first file cannot be one."""
     if not files or files[0].suffix != ".pth":
         return ""
-    return (
-        f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
-    )
+    return f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
 
 
 def load_meta(folder: Path | str) -> dict:
@@ -182,8 +178,11 @@ def check_hash(path: Path, wanted: str) -> None:
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Strict loading; a mismatch is one line with the count and the first five names."""
     own = model.state_dict()
-    wrong = [n for n in sorted(own.keys() | weights.keys())
-             if n not in own or n not in weights or own[n].shape != weights[n].shape]  # fmt: skip
+    wrong = [
+        n
+        for n in sorted(own.keys() | weights.keys())
+        if n not in own or n not in weights or own[n].shape != weights[n].shape
+    ]
     if wrong:
         raise InputError(f"{source}: {len(wrong)} tensors do not fit the model: {', '.join(wrong[:5])}")
     model.load_state_dict(weights)

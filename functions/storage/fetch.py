@@ -19,13 +19,7 @@ from functions.files import sha256_file
 
 TIMEOUT = 30  # seconds without a byte
 # What a broken line raises while connecting or reading; a full disk is none of them.
-BROKEN_LINE = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    ConnectionError,
-    TimeoutError,
-    ssl.SSLError,
-)
+BROKEN_LINE = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 class PublicFile(NamedTuple):
@@ -98,14 +92,7 @@ def _download(file: PublicFile, out: BinaryIO) -> None:
             out.truncate(0)
         left = answer.headers.get("Content-Length")
         total = None if left is None else start + int(left)
-        bar = {
-            "total": total,
-            "initial": start,
-            "unit": "B",
-            "unit_scale": True,
-            "disable": None,
-            "leave": False,
-        }
+        bar = {"total": total, "initial": start, "unit": "B", "unit_scale": True, "disable": None, "leave": False}
         with tqdm(desc=file.name, **bar) as progress:
             while block := answer.read(1 << 18):
                 out.write(block)

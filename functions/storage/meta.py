@@ -30,9 +30,15 @@ def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
 
 
 def run_meta(
-    cfg, mode: str, data: dict, model: dict, diffusion: dict | None, source: str | None, mask: str | None,
+    cfg,
+    mode: str,
+    data: dict,
+    model: dict,
+    diffusion: dict | None,
+    source: str | None,
+    mask: str | None,
     selection: dict | None = None,
-) -> dict:  # fmt: skip
+) -> dict:
     """What `meta.json` says of a run, beyond its step and files.
 
     `data` and `model` as their keys in it, `source` the hash of the weights it starts from, `mask` that of its mask,

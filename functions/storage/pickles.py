@@ -23,8 +23,18 @@ from functions.files import write_atomic
 from functions.storage.checkpoint import plain_names
 
 # What unpicklers, torch's too, raise for a stream that is cut or altered.
-BROKEN = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
-          RuntimeError, OverflowError, MemoryError)  # fmt: skip
+BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 
 
 def load_torch(file: Path | str | BinaryIO, source: Path | str) -> object:
@@ -60,9 +70,7 @@ def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
 
 def save_tensor_dict(path: Path | str, tensors: dict[str, Tensor]) -> None:
     """`pickle.dump` of a plain dict, under the names given (`wrapped_names` for the published code). Atomic."""
-    plain = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
-    }
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     write_atomic(path, pickle.dumps(plain))
 
 
@@ -114,9 +122,7 @@ def tensors_by_name(found: object, source: Path | str) -> dict[str, Tensor]:
 
 def refused(source: Path | str, wanted: str) -> InputError:
     """The line for a pickle that asks for more than data."""
-    return InputError(
-        f"{source}: refused, nothing of it was run: it calls {wanted}, and data needs no such thing"
-    )
+    return InputError(f"{source}: refused, nothing of it was run: it calls {wanted}, and data needs no such thing")
 
 
 def reason(error: BaseException) -> str:

@@ -33,9 +33,7 @@ def load_list(path: Path | str) -> tuple[Weights, int]:
     if not isinstance(states, list):
         raise InputError(f"{path}: wanted the list of the published code, got a {type(states).__name__}")
     if len(states) not in (3, 4):
-        raise InputError(
-            f"{path}: a list of {len(states)}, wanted 3 or 4: model, optimiser, step and maybe EMA"
-        )
+        raise InputError(f"{path}: a list of {len(states)}, wanted 3 or 4: model, optimiser, step and maybe EMA")
     if not isinstance(states[2], int) or states[2] < 0:
         raise InputError(f"{path}: entry 2: wanted the step, got {_shown(states[2])}")
     entries = {"raw": 0} if len(states) == 3 else {"raw": 0, "ema": 3}

@@ -60,9 +60,7 @@ class RunFolder:
         """The folder `path` itself (`--save_dir`), new or empty. Raises InputError where there is anything in it."""
         path = Path(path)
         if path.is_dir() and any(path.iterdir()):
-            raise InputError(
-                f"--save_dir {path}: is not empty; choose another, or --resume {path} to go on there"
-            )
+            raise InputError(f"--save_dir {path}: is not empty; choose another, or --resume {path} to go on there")
         if path.is_dir():
             path.rmdir()
         return cls.create_at(path, config, origin)
@@ -76,8 +74,10 @@ class RunFolder:
         began = read_json(run.logs / "origin.json")
         for key, value in origin.items():
             if began.get(key) != value:
-                raise InputError(f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "
-                                 f"this command has {_brief(value)}")  # fmt: skip
+                raise InputError(
+                    f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "
+                    f"this command has {_brief(value)}"
+                )
         write_atomic(run.logs / "config.yml", config)  # training.n_iters may have grown
         return run
 

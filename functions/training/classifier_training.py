@@ -13,11 +13,7 @@ from functions.training.schedules import cosine_decay
 
 
 def fit(
-    model: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    n_steps: int,
-    lr: float,
-    weight_decay: float = 0.01,
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], n_steps: int, lr: float, weight_decay: float = 0.01
 ) -> None:
     """`n_steps` of cross entropy on batches (x in [0,1], c). bfloat16 on CUDA; a bar, or ten plain lines."""
     device = next(model.parameters()).device
@@ -27,9 +23,7 @@ def fit(
         optimizer, lambda k: min(1.0, (k + 1) / warmup) * cosine_decay(1.0, k, n_steps)
     )
     model.train()
-    bar = tqdm(
-        range(1, n_steps + 1), desc="training the classifier", unit=" steps", disable=None, leave=False
-    )
+    bar = tqdm(range(1, n_steps + 1), desc="training the classifier", unit=" steps", disable=None, leave=False)
     for step in bar:
         x, c = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -15,10 +15,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # torch's words for an unknown name and for a missing driver
+    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown name and for a missing driver
         raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
     return device
 

@@ -14,9 +14,7 @@ class Epochs:
     the forget set and then the remain set; SCRUB leaves the forget set out after its first epochs.
     """
 
-    def __init__(
-        self, sizes: Mapping[str, int], batch_size: int, passes: Callable[[int], Sequence[str]]
-    ) -> None:
+    def __init__(self, sizes: Mapping[str, int], batch_size: int, passes: Callable[[int], Sequence[str]]) -> None:
         self.steps = {name: -(-n // batch_size) for name, n in sizes.items()}
         self.passes = passes
         self.ends: list[int] = []  # the step after each pass

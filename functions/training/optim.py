@@ -9,9 +9,7 @@ import torch
 OPTIMIZERS = {
     "adam": lambda params, o, wd: torch.optim.Adam(params, lr=o.lr, weight_decay=wd, fused=True),
     "adamw": lambda params, o, wd: torch.optim.AdamW(params, lr=o.lr, weight_decay=wd, fused=True),
-    "sgd": lambda params, o, wd: torch.optim.SGD(
-        params, lr=o.lr, momentum=o.momentum, weight_decay=wd, fused=True
-    ),
+    "sgd": lambda params, o, wd: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, weight_decay=wd, fused=True),
 }
 
 

@@ -17,8 +17,15 @@ class FisherForget(Runner):
 
     def step(self, k):
         f, section = self.cfg.fisher_forget, self.cfg.fisher
-        draws = fixed_draws(self.cfg, self.prepared, self.prepared.remain, "fisher", "remain",
-                            batch_size=section.batch_size, draws=section.draws)  # fmt: skip
+        draws = fixed_draws(
+            self.cfg,
+            self.prepared,
+            self.prepared.remain,
+            "fisher",
+            "remain",
+            batch_size=section.batch_size,
+            draws=section.draws,
+        )
         options = {"clip": section.clip} if section.estimator == "batch" else {}
         fisher = ESTIMATORS[section.estimator](self.plain, self.task.losses, draws, **options)
         g = keyed_generator(self.cfg.seeds.of("order"), "fisher noise", device=self.device)

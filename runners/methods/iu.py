@@ -24,10 +24,7 @@ class Influence(Runner):
     def step(self, k):
         iu, s, batch_size = self.cfg.iu, self.prepared, self.cfg.training.batch_size
         gradient = partial(mean_gradient, self.plain, self.task.losses)
-        v_f, v_r = (
-            gradient(self.draws(i, key, batch_size))
-            for i, key in ((s.forget, "forget"), (s.remain, "remain"))
-        )
+        v_f, v_r = (gradient(self.draws(i, key, batch_size)) for i, key in ((s.forget, "forget"), (s.remain, "remain")))
         v = direction(v_f, v_r, len(s.forget), len(s.remain))
         delta = self.solve(v, self.chosen())
         norm = torch.stack(torch._foreach_norm(list(delta.values()))).square().sum().sqrt()
@@ -43,8 +40,6 @@ class Influence(Runner):
     def solve(self, v, chosen):
         iu, losses = self.cfg.iu, self.task.losses
         if iu.solver == "published":
-            return published_product(
-                self.plain, losses, self.draws(chosen, "curvature", 1), v, len(chosen) - 2
-            )
+            return published_product(self.plain, losses, self.draws(chosen, "curvature", 1), v, len(chosen) - 2)
         draws = list(self.draws(chosen, "curvature", iu.chunk))
         return inverse_fisher_product(self.plain, losses, draws, v, iu.tol, iu.max_iter, iu.chunk)

@@ -19,9 +19,7 @@ class SFRon(Runner):
             stats["forget"] = loss_f.detach()
             if u.method == "joint":
                 loss_r = self.remain_loss()
-                self.descend(
-                    alpha * objective_f + u.remain_alpha * loss_r, self.mask if u.mask_joint else None, clip
-                )
+                self.descend(alpha * objective_f + u.remain_alpha * loss_r, self.mask if u.mask_joint else None, clip)
                 return {**stats, "remain": loss_r.detach()}
             self.descend(alpha * objective_f, self.mask, u.forget_clip, self.optimizer_f)
         for _ in range(u.remain_per_forget):

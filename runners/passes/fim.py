@@ -76,20 +76,30 @@ class SweepFisher:
         return {name: t.to(self.setup.device) for name, t in total.items()}, made["n"], cost
 
     def _save(self, path: Path, tensors: dict[str, Tensor], n: int, cost: Cost) -> None:
-        save_tensors(
-            path, tensors, {**self._provenance(), "n": n, "cost": cost.record(), "version": version()}
-        )
+        save_tensors(path, tensors, {**self._provenance(), "n": n, "cost": cost.record(), "version": version()})
 
     def _provenance(self) -> dict:
         settings = self.cfg.fim.model_dump(exclude={"n_chunks", "save_seconds"})
-        return {"checkpoint": self.setup.source, "estimator": "sweep", "images": fingerprint(self.images),
-                "weights": self.cfg.init_weights, "seed": self.cfg.seeds.of("order"),
-                "device": self.setup.device.type, **settings}  # fmt: skip
+        return {
+            "checkpoint": self.setup.source,
+            "estimator": "sweep",
+            "images": fingerprint(self.images),
+            "weights": self.cfg.init_weights,
+            "seed": self.cfg.seeds.of("order"),
+            "device": self.setup.device.type,
+            **settings,
+        }
 
     def _sweeps(self, start: int) -> Iterator[Iterator[Draw]]:
         f, device = self.cfg.fim, self.setup.device
-        bar = tqdm(range(start, len(self.images)), desc="Fisher", unit=" images", initial=start,
-                   total=len(self.images), disable=None)  # fmt: skip
+        bar = tqdm(
+            range(start, len(self.images)),
+            desc="Fisher",
+            unit=" images",
+            initial=start,
+            total=len(self.images),
+            disable=None,
+        )
         for i in bar:
             x, c = self.images.gather(torch.tensor([i]))
             generator = keyed_generator(self.cfg.seeds.of("order"), "fim", i, device=device)
@@ -99,8 +109,9 @@ class SweepFisher:
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
         steps, f = self.setup.task.timesteps, self.cfg.fim
-        return "\n".join([
+        lines = [
             f"Fisher on {self.setup.device}: {len(self.images)} samples, {steps} timesteps each in {f.n_chunks} chunks",
             f"trainable weights: {sum(p.numel() for p in self.setup.model.parameters()):,}",
             f"would write: {self.path} and {self.path.with_suffix('.pkl')}",
-        ])  # fmt: skip
+        ]
+        return "\n".join(lines)

@@ -51,16 +51,24 @@ class GenerateFisher:
 
     def _provenance(self, side: str, n: int) -> dict:
         f = self.cfg.fisher
-        return {**provenance(self.setup), "set": side, "n": n, "weights": self.cfg.init_weights,
-                "seed": self.cfg.seeds.of("order"), "version": self.setup.meta["version"],
-                "device": self.setup.device.type, **f.model_dump()}  # fmt: skip
+        return {
+            **provenance(self.setup),
+            "set": side,
+            "n": n,
+            "weights": self.cfg.init_weights,
+            "seed": self.cfg.seeds.of("order"),
+            "version": self.setup.meta["version"],
+            "device": self.setup.device.type,
+            **f.model_dump(),
+        }
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
         sizes = f"{len(self.setup.forget)} forget and {len(self.setup.remain)} remain images"
         weights = sum(p.numel() for p in self.setup.model.parameters())
-        return "\n".join([
+        lines = [
             f"mode {self.mode} on {self.setup.device}: {self.cfg.fisher.draws} draws of {sizes}",
             f"trainable weights: {weights:,}",
             f"would write: {self.folder}/{{forget,remain}}_fisher.safetensors",
-        ])  # fmt: skip
+        ]
+        return "\n".join(lines)

@@ -39,9 +39,7 @@ class GenerateMask:
             save_mask(path, mask, {**made, "share": share, "kept": kept})
             if self.cfg.saliency.export:
                 export_mask_pt(path.with_suffix(".pt"), mask, self.setup.device)
-            print(
-                f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}"
-            )
+            print(f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}")
         return self.folder
 
     def _score(self):
@@ -80,8 +78,9 @@ class GenerateMask:
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
         s, weights = self.cfg.saliency, sum(p.numel() for p in self.setup.model.parameters())
-        return "\n".join([
+        lines = [
             f"mode {self.mode} on {self.setup.device}: {s.draws} draws of {len(self.setup.forget)} forget images",
             f"trainable weights: {weights:,}; may move: " + ", ".join(f"{int(weights * q):,}" for q in s.shares),
             f"would write: {self.folder}/{{score,{','.join(f'with_{q}' for q in s.shares)}}}.safetensors",
-        ])  # fmt: skip
+        ]
+        return "\n".join(lines)

@@ -34,21 +34,9 @@ def test_quickstart_from_nothing_to_table_and_picture(capsys):
         assert {"accuracy", "fid", "precision", "recall", "fid_unguided"} <= set(kept)
         assert sorted(kept["classes"], key=int) == [str(c) for c in range(10) if c != 3]
         assert set(metrics["contract"][when]) == {"classes", "guided", "unguided"}
-    hashes = [
-        {part: c["hash"] for part, c in metrics["contract"][when].items()} for when in ("before", "after")
-    ]
+    hashes = [{part: c["hash"] for part, c in metrics["contract"][when].items()} for when in ("before", "after")]
     assert hashes[0] == hashes[1] and len(set(hashes[0].values())) == 3  # the same protocol on both sides
-    stages = (
-        "import",
-        "pretrain",
-        "fisher",
-        "mask",
-        "sfron",
-        "classifier",
-        "sample before",
-        "judge after",
-        "total",
-    )
+    stages = ("import", "pretrain", "fisher", "mask", "sfron", "classifier", "sample before", "judge after", "total")
     assert all(metrics["seconds"][stage] >= 0 for stage in stages)
     assert "class 3 (forgotten): UA" in out and "kept classes, w = 0.0: FID[classifier]" in out
     assert Image.open("results/quickstart/before_after.png").width > 16 * TILE
@@ -63,7 +51,15 @@ def test_the_forgotten_row_is_framed_and_images_stand_where_they_belong():
     middle = lambda r, x: page.getpixel((x + TILE // 2, HEADER + r * row + TILE // 2))
     right = MARGIN + 2 * (TILE + GAP) + MARGIN // 4
     assert [middle(r, x + k * (TILE + GAP))[0] for r in (0, 1) for x in (MARGIN, right) for k in (0, 1)] == [
-        10, 20, 50, 60, 30, 40, 70, 80]  # fmt: skip
+        10,
+        20,
+        50,
+        60,
+        30,
+        40,
+        70,
+        80,
+    ]
     frame = lambda r: page.getpixel((MARGIN + TILE // 2, HEADER + r * row - GAP))
     assert frame(1) == RED and frame(0) != RED
 
@@ -89,8 +85,6 @@ def test_setup_does_nothing_once_the_stamp_fits(setup_copy):
 
 
 def test_setup_says_what_is_missing(setup_copy):
-    (setup_copy / ".venv" / ".installed_requirements").write_text(
-        "torch>=2.10\n"
-    )  # the file has changed since
+    (setup_copy / ".venv" / ".installed_requirements").write_text("torch>=2.10\n")  # the file has changed since
     done = setup(setup_copy, "no-such-python")
     assert done.returncode == 1 and "no-such-python not found; install Python 3.10" in done.stderr

@@ -46,10 +46,14 @@ def origin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(datasets.DATASETS, "cifar10", fake_cifar10)
-        run(f"python train.py --mode pretrain --arch resnet20s --dataset cifar10 --epochs 4 --lr 0.1 --save_dir {folder}/origin"
-            + SMALL)  # fmt: skip
-        run(f"python train.py --mode generate_mask --save_dir {folder}/mask --model_path {folder}/origin "
-            "--num_indexes_to_replace 4 --export")  # fmt: skip
+        run(
+            f"python train.py --mode pretrain --arch resnet20s --dataset cifar10 --epochs 4 --lr 0.1 --save_dir {folder}/origin"
+            + SMALL
+        )
+        run(
+            f"python train.py --mode generate_mask --save_dir {folder}/mask --model_path {folder}/origin "
+            "--num_indexes_to_replace 4 --export"
+        )
     return folder
 
 
@@ -69,16 +73,16 @@ def test_generate_mask(origin):
     assert names == {"score.safetensors", *(f"with_{q}.{s}" for q in shares for s in ("pt", "safetensors"))}
     total = sum(t.numel() for t in load_mask(origin / "mask" / "with_1.0.pt", None, None).values())
     for q in (0.1, 0.5, 0.7, 1.0):
-        theirs, ours = (
-            load_mask(origin / "mask" / f"with_{q}.{s}", None, None) for s in ("pt", "safetensors")
-        )
+        theirs, ours = (load_mask(origin / "mask" / f"with_{q}.{s}", None, None) for s in ("pt", "safetensors"))
         assert all(torch.equal(theirs[n], ours[n]) for n in ours)
         assert sum(int(m.sum()) for m in ours.values()) == int(total * q)
 
 
 def unlearn(origin, method: str, more: str) -> Path:
-    return run(f"python train.py --unlearn {method} --model_path {origin}/origin --num_indexes_to_replace 4 "
-               f"--save_dir {method} {more}" + SMALL)  # fmt: skip
+    return run(
+        f"python train.py --unlearn {method} --model_path {origin}/origin --num_indexes_to_replace 4 "
+        f"--save_dir {method} {more}" + SMALL
+    )
 
 
 @pytest.mark.parametrize("mask", ["with_0.5.pt", "with_0.5.safetensors"])
@@ -96,17 +100,18 @@ def test_retrain(origin):
     out = unlearn(origin, "retrain", "--unlearn_epochs 2 --unlearn_lr 0.1")
     theirs, ours = (checkpoint.load_indices(r) for r in (origin / "origin", out))
     assert torch.equal(theirs["remain"], torch.cat([ours["forget"], ours["remain"]]).sort().values)
-    assert not torch.equal(
-        *(checkpoint.load_weights(r, "raw")["fc.weight"] for r in (origin / "origin", out))
-    )
+    assert not torch.equal(*(checkpoint.load_weights(r, "raw")["fc.weight"] for r in (origin / "origin", out)))
 
 
-@pytest.mark.parametrize("method, more, steps", [
-    ("FT", "--unlearn_epochs 2 --unlearn_lr 0.01", 6),
-    ("GA", "--unlearn_epochs 5 --unlearn_lr 1e-4 --num_indexes_to_replace 4", 5),
-    ("FT_prune", "--alpha 5e-4 --unlearn_epochs 2 --unlearn_lr 0.01", 6),
-    ("wfisher", "--alpha 0.5 --set iu.k=16", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, more, steps",
+    [
+        ("FT", "--unlearn_epochs 2 --unlearn_lr 0.01", 6),
+        ("GA", "--unlearn_epochs 5 --unlearn_lr 1e-4 --num_indexes_to_replace 4", 5),
+        ("FT_prune", "--alpha 5e-4 --unlearn_epochs 2 --unlearn_lr 0.01", 6),
+        ("wfisher", "--alpha 0.5 --set iu.k=16", 1),
+    ],
+)
 def test_main_forget(origin, method, more, steps):
     out = unlearn(origin, method, more)
     meta = checkpoint.load_meta(out)
@@ -122,13 +127,7 @@ def test_evaluation_has_the_published_keys(origin, capsys):
     out = unlearn(origin, "FT", "--unlearn_epochs 1 --unlearn_lr 0.01")
     run(f"python evaluate.py {out} --retrain {retrained} --original {origin}/origin")
     found = json.loads((out / "metrics.json").read_text())["classification"]
-    assert set(found["SVC_MIA_forget_efficacy"]) == {
-        "correctness",
-        "confidence",
-        "entropy",
-        "m_entropy",
-        "prob",
-    }
+    assert set(found["SVC_MIA_forget_efficacy"]) == {"correctness", "confidence", "entropy", "m_entropy", "prob"}
     assert set(found["accuracy"]) == {"retain", "forget", "val", "test"}
     assert found["UA"] == pytest.approx(100 - found["accuracy"]["forget"])
     assert found["MIA"] == pytest.approx(100 * found["SVC_MIA_forget_efficacy"]["confidence"])
@@ -136,9 +135,7 @@ def test_evaluation_has_the_published_keys(origin, capsys):
     assert "share of forgotten images called non-member" in printed and "that is the target, not 1" in printed
 
 
-@pytest.mark.parametrize(
-    "flag", ["--num_classes 10", "--workers 4", "--gpu 0", "--print_freq 50", "--rate 0.95"]
-)
+@pytest.mark.parametrize("flag", ["--num_classes 10", "--workers 4", "--gpu 0", "--print_freq 50", "--rate 0.95"])
 def test_flags_that_did_nothing_are_not_accepted(origin, flag, capsys):
     with pytest.raises(SystemExit):
         unlearn(origin, "FT", flag)

@@ -25,8 +25,21 @@ from functions.config.load import load_config
 from functions.config.names import UNLEARN_ALIAS
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {m.__name__: m for m in (train, fim, generate_fisher_mask, sample, save_base_dataset, evaluator, convert,
-                                   train_classifier, classifier_evaluation, evaluate)}  # fmt: skip
+SCRIPTS = {
+    m.__name__: m
+    for m in (
+        train,
+        fim,
+        generate_fisher_mask,
+        sample,
+        save_base_dataset,
+        evaluator,
+        convert,
+        train_classifier,
+        classifier_evaluation,
+        evaluate,
+    )
+}
 MODE_OF = {"sample": "sample", "fim": "fim", "convert": "pretrain"}  # train.py says --mode
 SMALL = " --set model.ch=8 " + shlex.join(cases.TOY)
 TOY = shlex.join(cases.TOY)
@@ -61,8 +74,10 @@ def pretrained(tmp_path_factory):
 def test_sfron_pipeline(pretrained, monkeypatch, capsys):
     folder, ckpt_path = pretrained
     monkeypatch.chdir(folder)
-    masks = run(f"python train.py --config digits_fisher.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode generate_fisher"
-                " --set fisher.draws=1")  # fmt: skip
+    masks = run(
+        f"python train.py --config digits_fisher.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode generate_fisher"
+        " --set fisher.draws=1"
+    )
     assert masks == ckpt_path / "mask_0"
     run(f"python generate_fisher_mask.py --ckpt_folder {ckpt_path}/mask_0 --threshold 1.0")
     assert "of the weights are salient" in capsys.readouterr().out
@@ -77,18 +92,14 @@ def test_sfron_pipeline(pretrained, monkeypatch, capsys):
 def test_selective_amnesia_pipeline(pretrained, monkeypatch):
     folder, ckpt_path = pretrained
     monkeypatch.chdir(folder)
-    run(f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_classes --n_samples_per_class 2 "
-        "--timesteps 2")  # fmt: skip
-    assert sorted(int(p.name) for p in (ckpt_path / "class_samples").iterdir() if p.is_dir()) == list(
-        range(10)
-    )
     run(
-        f"python fim.py --config digits_fim.yml --ckpt_folder {ckpt_path} --n_chunks 20 --set fim.per_class=1"
+        f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_classes --n_samples_per_class 2 "
+        "--timesteps 2"
     )
+    assert sorted(int(p.name) for p in (ckpt_path / "class_samples").iterdir() if p.is_dir()) == list(range(10))
+    run(f"python fim.py --config digits_fim.yml --ckpt_folder {ckpt_path} --n_chunks 20 --set fim.per_class=1")
     assert (ckpt_path / "fisher_dict.pkl").is_file()
-    out = run(
-        f"python train.py --config digits_sa.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode sa {TOY}"
-    )
+    out = run(f"python train.py --config digits_sa.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode sa {TOY}")
     assert re.fullmatch(r"results/digits/forget_0/sa/\d{4}_\d\d_\d\d_\d{6}", str(out))
     shutil.rmtree(ckpt_path / "class_samples")  # other tests draw other samples there
 
@@ -124,12 +135,17 @@ def test_sampling_and_judging(pretrained, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))  # no Inception weights there
     quick = " --timesteps 2"
-    run(f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_fid --n_samples_per_class 8 "
-        f"--classes_to_generate 'x0' {quick}")  # fmt: skip
+    run(
+        f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_fid --n_samples_per_class 8 "
+        f"--classes_to_generate 'x0' {quick}"
+    )
     samples = ckpt_path / "fid_samples_without_label_0_guidance_2.0"
     assert sorted(p.name for p in samples.iterdir() if p.is_dir()) == [str(c) for c in range(1, 10)]
-    run(f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_fid --n_samples_per_class 8 "
-        f"--classes_to_generate '1,2,3,4,5,6,7,8,9' {quick}")  # the same images: nothing to do  # fmt: skip
+    # the same images: nothing to do
+    run(
+        f"python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_fid --n_samples_per_class 8 "
+        f"--classes_to_generate '1,2,3,4,5,6,7,8,9' {quick}"
+    )
     assert "0 images to draw" in capsys.readouterr().out
     run("python save_base_dataset.py --dataset digits --label_to_forget 0 --per_class 8")
     assert len(list(Path("digits_without_label_0").rglob("*.png"))) == 72
@@ -138,11 +154,18 @@ def test_sampling_and_judging(pretrained, monkeypatch, capsys):
     run(f"python evaluator.py {samples} digits_without_label_0 --features classifier:digits_cnn.pth")
     out = capsys.readouterr().out
     assert re.findall(r"^(Inception Score|FID|Precision|Recall|KID)\[classifier\]: -?\d", out, re.M) == [
-        "Inception Score", "FID", "Precision", "Recall", "KID"]  # fmt: skip
+        "Inception Score",
+        "FID",
+        "Precision",
+        "Recall",
+        "KID",
+    ]
     with pytest.raises(ValueError, match="--features inception"):
         run(f"python evaluator.py {samples} digits_without_label_0")
-    run(f'python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_classes --classes_to_generate "0" '
-        f"--n_samples_per_class 5 {quick}")  # fmt: skip
+    run(
+        f'python sample.py --config digits_sample.yml --ckpt_folder {ckpt_path} --mode sample_classes --classes_to_generate "0" '
+        f"--n_samples_per_class 5 {quick}"
+    )
     run(
         f"python classifier_evaluation.py --sample_path {ckpt_path}/class_samples/0 --dataset digits --label_of_forgotten_class 0"
     )
@@ -186,17 +209,17 @@ def offline(monkeypatch):
     ],
 )
 def test_cifar10_commands_say_how_to_get_the_data(command, offline):
-    with pytest.raises(
-        ValueError, match=r"cifar10 is not in data .*cifar-10-python\.tar\.gz there"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"cifar10 is not in data .*cifar-10-python\.tar\.gz there") as caught:
         run(command)
     assert caught.value.user_error and "\n" not in str(caught.value)
 
 
 def test_cifar10_sampling_needs_no_data_but_a_checkpoint():
     with pytest.raises(ValueError, match="results/x: no such folder"):
-        run("python sample.py --config cifar10_sample.yml --ckpt_folder results/x --mode sample_fid --n_samples_per_class 5000 "
-            "--classes_to_generate 'x0'")  # fmt: skip
+        run(
+            "python sample.py --config cifar10_sample.yml --ckpt_folder results/x --mode sample_fid --n_samples_per_class 5000 "
+            "--classes_to_generate 'x0'"
+        )
 
 
 # ---- our own documents

@@ -20,9 +20,7 @@ def resolve(*words):
     """The config of a command, by the way of train.main."""
     args = train.parser().parse_args(list(words))
     mode = args.mode or keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
-    return config.load_config(
-        train.config_name(args), mode, args.overlay, args.set, config_flags(args, train.FLAGS)
-    )
+    return config.load_config(train.config_name(args), mode, args.overlay, args.set, config_flags(args, train.FLAGS))
 
 
 def get(cfg, key):
@@ -53,12 +51,7 @@ REACH = {
     "weight_decay": ("FT", ["--weight_decay", "0.25"], "optim.weight_decay", 0.25),
     "batch_size": ("FT", ["--batch_size", "7"], "training.batch_size", 7),
     "decreasing_lr": ("retrain", ["--decreasing_lr", "80,120"], "optim.decreasing_lr", [80, 120]),
-    "decreasing_lr as published": (
-        "retrain",
-        ["--decreasing_lr", "91,136"],
-        "optim.decreasing_lr",
-        [91, 136],
-    ),
+    "decreasing_lr as published": ("retrain", ["--decreasing_lr", "91,136"], "optim.decreasing_lr", [91, 136]),
     "seed": ("RL", ["--seed", "5"], "seeds.seed", 5),
     "data": ("RL", ["--data", "there"], "data.path", "there"),
     "dataset": ("RL", ["--dataset", "svhn"], "data.dataset", "svhn"),
@@ -80,9 +73,7 @@ def test_flags_reach_their_keys(method, words, key, value):
 
 def test_forget_sets_by_share_and_by_file():
     start = ["--unlearn", "RL", "--model_path", "run", "--dataset", "cifar10"]
-    share, file = (
-        resolve(*start, *w).forget for w in (["--forget_fraction", "0.1"], ["--forget_idx", "f.npy"])
-    )
+    share, file = (resolve(*start, *w).forget for w in (["--forget_fraction", "0.1"], ["--forget_idx", "f.npy"]))
     assert share.fraction == 0.1 and file.index_file == "f.npy"
     with pytest.raises(InputError, match="forget: missing, and mode salun needs it; set --label_to_forget"):
         resolve(*start, "--class_to_replace", "-1")  # all classes, and no number: nothing is said
@@ -95,16 +86,19 @@ def test_export_is_for_masks():
         resolve("--unlearn", "RL", *start)
 
 
-@pytest.mark.parametrize(
-    "method", ["FT", "GA", "RL", "scrub", "sfron", "boundary_expanding", "boundary_shrink"]
-)
+@pytest.mark.parametrize("method", ["FT", "GA", "RL", "scrub", "sfron", "boundary_expanding", "boundary_shrink"])
 def test_alpha_is_refused_where_nothing_is_called_so(method):
     with pytest.raises(InputError, match=r"^--alpha: has no meaning in mode \w+$"):
         resolve("--unlearn", method, *FORGET, "--dataset", "cifar10", "--alpha", "0.2")
 
 
 def test_other_flags_are_refused_where_they_mean_nothing():
-    cases = {"no_l1_epochs": ("GA", "2"), "order": ("GA", "joint"), "remain_alpha": ("FT", "2"), "bn_mode": ("wfisher", "freeze")}  # fmt: skip
+    cases = {
+        "no_l1_epochs": ("GA", "2"),
+        "order": ("GA", "joint"),
+        "remain_alpha": ("FT", "2"),
+        "bn_mode": ("wfisher", "freeze"),
+    }
     for flag, (method, value) in cases.items():
         with pytest.raises(InputError, match="has no meaning in mode"):
             resolve("--unlearn", method, *FORGET, "--dataset", "cifar10", f"--{flag}", value)
@@ -122,17 +116,20 @@ def test_bad_epochs_end_with_usage(value, capsys):
 # ---- architectures
 
 
-@pytest.mark.parametrize("dataset, arch, name", [
-    ("cifar10", "cnn", "cnn"),
-    *(("cifar10", arch, "cifar") for arch in ("resnet18", "resnet50", "resnet20s", "vgg16_bn")),
-    ("cifar10", "resnet101", "torchvision"),  # not made for small images
-    ("imagenet", "resnet18", "torchvision"),
-    ("imagenet", "resnet152", "torchvision"),
-    ("imagenet", "vgg16_bn", "cifar"),
-    ("imagenet", "cnn", "cnn"),
-    ("cifar10", "swin_tiny_patch4_window7_224", "timm"),
-    ("imagenet", "vit_tiny_patch16_224", "timm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dataset, arch, name",
+    [
+        ("cifar10", "cnn", "cnn"),
+        *(("cifar10", arch, "cifar") for arch in ("resnet18", "resnet50", "resnet20s", "vgg16_bn")),
+        ("cifar10", "resnet101", "torchvision"),  # not made for small images
+        ("imagenet", "resnet18", "torchvision"),
+        ("imagenet", "resnet152", "torchvision"),
+        ("imagenet", "vgg16_bn", "cifar"),
+        ("imagenet", "cnn", "cnn"),
+        ("cifar10", "swin_tiny_patch4_window7_224", "timm"),
+        ("imagenet", "vit_tiny_patch16_224", "timm"),
+    ],
+)
 def test_architectures_by_name(dataset, arch, name):
     model = resolve("--mode", "pretrain", "--dataset", dataset, "--arch", arch).model
     assert model.name == name and (name == "cnn" or model.arch == arch)
@@ -227,20 +224,43 @@ PUBLISHED = {
     "retrain": {"training.epochs": 182, "optim.lr": 0.1, "optim.decreasing_lr": [91, 136], "training.batch_size": 256},
     "finetune": {"training.epochs": 10, "optim.lr": 0.01, "optim.lr_schedule": "constant"},
     "ga": {"training.epochs": 5, "optim.lr": 1e-4, "optim.lr_schedule": "constant"},
-    "salun": {"training.epochs": 10, "optim.lr": 0.013, "unlearn.order": "split", "unlearn.loss": "relabel",
-              "optim.lr_schedule": "constant", "unlearn.forget_alpha": 1.0, "unlearn.remain_alpha": 1.0},
+    "salun": {
+        "training.epochs": 10,
+        "optim.lr": 0.013,
+        "unlearn.order": "split",
+        "unlearn.loss": "relabel",
+        "optim.lr_schedule": "constant",
+        "unlearn.forget_alpha": 1.0,
+        "unlearn.remain_alpha": 1.0,
+    },
     "salun_soft": {"training.epochs": 10, "optim.lr": 0.013, "unlearn.order": "split", "unlearn.loss": "relabel"},
     "generate_mask": {"saliency.batch_size": 256, "saliency.draws": 1, "saliency.guidance": 0.0},
     "l1_sparse": {"training.epochs": 10, "optim.lr": 0.01, "l1.no_l1_epochs": 0},
     "iu": {"iu.k": 1000, "iu.solver": "exact"},
-    "scrub": {"training.epochs": 6, "optim.lr": 8e-5, "scrub.msteps": 2, "scrub.gamma": 0.99, "scrub.alpha": 0.001,
-              "scrub.temperature": 4.0},
+    "scrub": {
+        "training.epochs": 6,
+        "optim.lr": 8e-5,
+        "scrub.msteps": 2,
+        "scrub.gamma": 0.99,
+        "scrub.alpha": 0.001,
+        "scrub.temperature": 4.0,
+    },
     "bad_teacher": {"training.epochs": 10, "bad_teacher.temperature": 1.0},
     "boundary_shrink": {"boundary.eps": 0.1, "training.epochs": 10},
-    "sfron": {"training.n_iters": 1500, "optim.lr": 0.01, "optim.lr_schedule": "cosine", "unlearn.method": "ron",
-              "unlearn.loss": "adaga", "unlearn.forget_alpha": 25.0, "unlearn.decay_forget_alpha": True,
-              "unlearn.lambd": 0.5, "unlearn.forget_clip": 7.0, "unlearn.forget_every": 5, "training.batch_size": 128},
-}  # fmt: skip
+    "sfron": {
+        "training.n_iters": 1500,
+        "optim.lr": 0.01,
+        "optim.lr_schedule": "cosine",
+        "unlearn.method": "ron",
+        "unlearn.loss": "adaga",
+        "unlearn.forget_alpha": 25.0,
+        "unlearn.decay_forget_alpha": True,
+        "unlearn.lambd": 0.5,
+        "unlearn.forget_clip": 7.0,
+        "unlearn.forget_every": 5,
+        "training.batch_size": 128,
+    },
+}
 
 
 @pytest.mark.parametrize("mode, wanted", PUBLISHED.items(), ids=PUBLISHED)
@@ -261,7 +281,11 @@ def test_published_constants_of_other_data_sets():
     swin = config.load_config("tinyimagenet_classifier.yml", "sfron", flags=flags_for("sfron"))
     assert (swin.optim.name, swin.optim.lr, swin.optim.weight_decay) == ("adamw", 2e-5, 0.05)
     assert (swin.training.n_iters, swin.unlearn.forget_alpha, swin.unlearn.lambd, swin.unlearn.forget_every) == (
-        500, 500.0, 0.6, 1)  # fmt: skip
+        500,
+        500.0,
+        0.6,
+        1,
+    )
     orders = {n: config.load_config(n, "salun", flags=flags_for("salun")).unlearn.order for n in CONFIGS}
     joint = {"cifar100_classifier.yml", "tinyimagenet_classifier.yml", "imagenet_classifier.yml"}
     assert {n for n, order in orders.items() if order == "joint"} == joint

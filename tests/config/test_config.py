@@ -39,10 +39,7 @@ def test_base_set_and_flags_in_this_order(tmp_path):
 @pytest.mark.parametrize(
     "text, line",
     [
-        (
-            BASE + "training: {n_iter: 3}\n",
-            r"mine\.yml: training\.n_iter: unknown key \(did you mean 'n_iters'\?\)",
-        ),
+        (BASE + "training: {n_iter: 3}\n", r"mine\.yml: training\.n_iter: unknown key \(did you mean 'n_iters'\?\)"),
         (BASE + "trainin: {n_iters: 3}\n", r"mine\.yml: trainin: unknown key \(did you mean 'training'\?\)"),
         (BASE + "model: {chh: 3}\n", r"mine\.yml: model\.chh: unknown key \(did you mean 'ch'\?\)"),
         (
@@ -54,16 +51,10 @@ def test_base_set_and_flags_in_this_order(tmp_path):
         (BASE + "optim: {lr: -1}\n", r"optim\.lr: got -1 \(int\); wanted greater than 0"),
         (BASE + "data: {dataset: digit}\n", r"data\.dataset: got 'digit' .*did you mean 'digits'"),
         (BASE + "model: {name: unett}\n", r"model\.name: got 'unett' .*did you mean 'unet'"),
-        (
-            BASE + "world: classifier\n",
-            r"diffusion: wanted for world ddpm and only there; world is classifier",
-        ),
+        (BASE + "world: classifier\n", r"diffusion: wanted for world ddpm and only there; world is classifier"),
         (BASE + "model: {ch_mult: []}\n", r"model\.ch_mult: got \[\] "),
         (BASE + "optim: {lr: .inf}\n", r"optim\.lr: got inf \(float\); wanted a finite number"),
-        (
-            BASE + "diffusion: {beta_end: 1e-5}\n",
-            r"diffusion\.beta_end: got 1e-05; wanted more than beta_start",
-        ),
+        (BASE + "diffusion: {beta_end: 1e-5}\n", r"diffusion\.beta_end: got 1e-05; wanted more than beta_start"),
         ("base: [a]\n", r"base: got \['a'\]; wanted the name of a file"),
         (BASE + "forget: {label: 0}\n", r"forget: pretrain learns every class; retrain leaves one out"),
         ("world: ddpm\n", r"mine\.yml: data: missing"),
@@ -84,21 +75,15 @@ def test_mistakes_on_the_command_line(tmp_path):
         load(BASE, tmp_path, settings=["training.n_iter=5"])
     with pytest.raises(InputError, match="wanted section.key=value"):
         load(BASE, tmp_path, settings=["training.n_iters"])
-    with pytest.raises(
-        InputError, match=r"digits_pretrian\.yml: no such file, .*did you mean 'digits_pretrain\.yml'"
-    ):
+    with pytest.raises(InputError, match=r"digits_pretrian\.yml: no such file, .*did you mean 'digits_pretrain\.yml'"):
         load_config("digits_pretrian.yml", "pretrain")
     with pytest.raises(InputError, match=r"--unlearn_loss relabel: unlearn\.loss: has no meaning in mode ga"):
         load_config(
-            "digits_sfron.yml",
-            "ga",
-            flags={"unlearn_loss": "relabel", "label_to_forget": 0, "ckpt_folder": "x"},
+            "digits_sfron.yml", "ga", flags={"unlearn_loss": "relabel", "label_to_forget": 0, "ckpt_folder": "x"}
         )
     with pytest.raises(InputError, match="joint is one step on the sum"):
         load_config(
-            "digits_classifier.yml",
-            "sfron",
-            flags={"method": "joint", "label_to_forget": 0, "ckpt_folder": "x"},
+            "digits_classifier.yml", "sfron", flags={"method": "joint", "label_to_forget": 0, "ckpt_folder": "x"}
         )
     with pytest.raises(InputError, match="nothing is drawn for a classifier"):
         load_config(
@@ -111,13 +96,15 @@ def test_mistakes_on_the_command_line(tmp_path):
         load_config(str(tmp_path / "latin.yml"), "pretrain")
     with pytest.raises(InputError, match="--forget_alpha: has no meaning in mode pretrain"):
         load(BASE, tmp_path, flags={"forget_alpha": 1.0})
-    with pytest.raises(
-        InputError, match=r"forget: missing, and mode retrain needs it; set --label_to_forget"
-    ):
+    with pytest.raises(InputError, match=r"forget: missing, and mode retrain needs it; set --label_to_forget"):
         load(BASE, tmp_path, mode="retrain")
     with pytest.raises(InputError, match="fisher.clip: only estimator batch clips, this is per_example"):
-        load_config("digits_fisher.yml", "generate_fisher", settings=["fisher.clip=1.0"],
-                    flags={"label_to_forget": 0, "ckpt_folder": "x"})  # fmt: skip
+        load_config(
+            "digits_fisher.yml",
+            "generate_fisher",
+            settings=["fisher.clip=1.0"],
+            flags={"label_to_forget": 0, "ckpt_folder": "x"},
+        )
 
 
 def test_rl_is_resolved_by_world_and_printed(capsys):
@@ -161,18 +148,8 @@ def test_published_hyper_parameters():
     """METHODS, SFR-on and pretraining constants."""
     flags = {"label_to_forget": 0, "ckpt_folder": "x"}
     c = load_config("cifar10_sfron.yml", "sfron", flags=flags)
-    assert (c.optim.lr, c.training.batch_size, c.training.n_iters, c.training.snapshot_freq) == (
-        1e-4,
-        128,
-        150,
-        10,
-    )
-    assert (c.unlearn.forget_alpha, c.unlearn.remain_alpha, c.unlearn.lambd, c.optim.grad_clip) == (
-        10,
-        1,
-        0.5,
-        1,
-    )
+    assert (c.optim.lr, c.training.batch_size, c.training.n_iters, c.training.snapshot_freq) == (1e-4, 128, 150, 10)
+    assert (c.unlearn.forget_alpha, c.unlearn.remain_alpha, c.unlearn.lambd, c.optim.grad_clip) == (10, 1, 0.5, 1)
     assert c.unlearn.decay_forget_alpha and c.unlearn.optimizer_state == "shared"
     p = load_config("cifar10_pretrain.yml", "pretrain")
     assert (p.optim.lr, p.training.n_iters, p.training.snapshot_freq, p.training.ema_rate) == (
@@ -184,8 +161,11 @@ def test_published_hyper_parameters():
 
 
 # Files named otherwise are bases, and as_published.yml is merged into all of these.
-MODES_OF = {"fisher": "generate_fisher", "unlearn": "salun",
-            **{m: m for m in ("pretrain", "sfron", "sample", "fim", "sa", "esd", "erasediff", "finetune", "ga")}}  # fmt: skip
+MODES_OF = {
+    "fisher": "generate_fisher",
+    "unlearn": "salun",
+    **{m: m for m in ("pretrain", "sfron", "sample", "fim", "sa", "esd", "erasediff", "finetune", "ga")},
+}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +215,5 @@ def test_no_dead_flag():
         flags = re.findall(r'add_argument\(\s*"(--)?(\w+)"', text)
         known = {*keys.FLAGS, "cond_scale", "alpha"}
         for dashes, flag in flags:
-            read = re.search(rf"args\.{flag}\b", text) or (
-                flag in known and re.search(rf'"{flag}"[,\]]', text)
-            )
+            read = re.search(rf"args\.{flag}\b", text) or (flag in known and re.search(rf'"{flag}"[,\]]', text))
             assert read or flag == "debug", f"{script.name}: {dashes}{flag} has no reader"

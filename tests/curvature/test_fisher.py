@@ -109,10 +109,15 @@ class Convolutions(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 8, 3, padding="same", bias=False)
         self.layers = nn.Sequential(
-            nn.Conv2d(8, 8, (3, 1), stride=(2, 1), padding=(1, 0), dilation=(2, 1), groups=4), nn.ReLU(inplace=True),
-            nn.Conv2d(8, 6, 2, padding=1, padding_mode="circular"), nn.LayerNorm([6, 4, 9]),
-            nn.Conv2d(6, 6, 1, groups=2), nn.Conv2d(6, 6, 1, stride=2), nn.Conv2d(6, 4, 1),
-            nn.GroupNorm(2, 4))  # fmt: skip
+            nn.Conv2d(8, 8, (3, 1), stride=(2, 1), padding=(1, 0), dilation=(2, 1), groups=4),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 6, 2, padding=1, padding_mode="circular"),
+            nn.LayerNorm([6, 4, 9]),
+            nn.Conv2d(6, 6, 1, groups=2),
+            nn.Conv2d(6, 6, 1, stride=2),
+            nn.Conv2d(6, 4, 1),
+            nn.GroupNorm(2, 4),
+        )
         self.head = nn.Linear(4, 10)
 
     def forward(self, x):

@@ -83,8 +83,16 @@ def test_the_order_of_names_does_not_matter_and_the_generator_does():
         (lambda: SmallCNN(1, 10, 8, width=4), ["head.weight", "head.bias"]),
         (lambda: ResNet("resnet18", 10), ["fc.weight", "fc.bias"]),
         (
-            lambda: timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=16,
-                                      depth=2, num_heads=2, num_classes=3),
+            lambda: timm.create_model(
+                "vit_tiny_patch16_224",
+                img_size=8,
+                patch_size=4,
+                in_chans=1,
+                embed_dim=16,
+                depth=2,
+                num_heads=2,
+                num_classes=3,
+            ),
             ["head.weight", "head.bias"],
         ),
         # as many outputs before the head as in it: a shape says nothing
@@ -92,7 +100,7 @@ def test_the_order_of_names_does_not_matter_and_the_generator_does():
         (lambda: nn.Linear(4, 10), ["weight", "bias"]),
     ],
     ids=["cnn", "resnet18", "vit", "sequential", "linear"],
-)  # fmt: skip
+)
 def test_the_head_is_the_module_of_the_last_parameter(build, wanted):
     assert head_parameters(build()) == wanted
 
@@ -101,10 +109,7 @@ def test_bad_input_is_refused_in_one_line():
     good = {"a": torch.rand(3), "b": torch.rand(2)}
     for words, arguments in {
         "no Fisher of the last layer's fc.weight": (good, ["a", "fc.weight"]),
-        "negative, NaN or infinite values in 1 tensors: b": (
-            {**good, "b": torch.tensor([1.0, torch.nan])},
-            ["a"],
-        ),
+        "negative, NaN or infinite values in 1 tensors: b": ({**good, "b": torch.tensor([1.0, torch.nan])}, ["a"]),
         "infinite values in 1 tensors: a": ({**good, "a": torch.tensor([-1.0])}, ["a"]),
     }.items():
         with pytest.raises(InputError, match=words) as error:

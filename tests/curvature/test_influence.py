@@ -27,10 +27,7 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer, self.head = (
-            nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True),
-            nn.Linear(8, CLASSES),
-        )
+        self.layer, self.head = (nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True), nn.Linear(8, CLASSES))
 
     def forward(self, x):
         return self.head(self.layer(x[:, 0]).mean(1))  # (N,1,8,8) -> 8 tokens
@@ -47,8 +44,16 @@ def cnn():
 
 
 def vit():
-    model = timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2,
-                              num_heads=2, num_classes=CLASSES)  # fmt: skip
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=8,
+        patch_size=4,
+        in_chans=1,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        num_classes=CLASSES,
+    )
     assert model.blocks[0].attn.fused_attn  # or this would be no test of it
     return model
 
@@ -125,18 +130,14 @@ def test_equals_the_dense_definition(name, tol):
     wanted = torch.linalg.solve(h, flat(v))
     assert wanted.norm() < 0.5 * flat(v).norm(), "H is the identity: the test would prove nothing"
     found = influence.inverse_fisher_product(model, losses, draws, v, tol=tol, chunk=7)
-    assert all(
-        found[n].shape == p.shape and found[n].dtype == torch.float32 for n, p in model.named_parameters()
-    )
+    assert all(found[n].shape == p.shape and found[n].dtype == torch.float32 for n, p in model.named_parameters())
     assert difference(flat(found), wanted) < 1e-4
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 100])
 def test_the_chunk_changes_nothing(chunk):
     model, draws, v = case()
-    found, other = (
-        flat(influence.inverse_fisher_product(model, losses, draws, v, chunk=c)) for c in (chunk, 7)
-    )
+    found, other = (flat(influence.inverse_fisher_product(model, losses, draws, v, chunk=c)) for c in (chunk, 7))
     assert difference(found, other) < 1e-5
 
 
@@ -164,9 +165,7 @@ def test_small_gradients_do_not_underflow():
 
     found = influence.inverse_fisher_product(model, tiny, draws, v)
     assert all(torch.equal(found[n], v[n]) for n in v)  # H = I to all digits
-    zero = influence.inverse_fisher_product(
-        model, losses, draws, {n: torch.zeros_like(t) for n, t in v.items()}
-    )
+    zero = influence.inverse_fisher_product(model, losses, draws, {n: torch.zeros_like(t) for n, t in v.items()})
     assert not any(t.any() for t in zero.values())
 
 

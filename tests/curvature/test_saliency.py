@@ -11,14 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_safetensors
 
 import generate_fisher_mask
-from functions.curvature.saliency import (
-    kept_share,
-    pack_bits,
-    ratio_mask,
-    top_share_mask,
-    top_share_masks,
-    unpack_bits,
-)
+from functions.curvature.saliency import kept_share, pack_bits, ratio_mask, top_share_mask, top_share_masks, unpack_bits
 from functions.errors import InputError
 from functions.storage.artifacts import (
     export_mask_pt,
@@ -29,9 +22,18 @@ from functions.storage.artifacts import (
     save_tensors,
 )
 
-MADE = {"checkpoint": "abc", "forget": {"dataset": "digits", "label": 3}, "estimator": "per_example", "guidance": 0.0,
-        "draws": 8, "clip": None, "weights": "ema", "version": "0", "zero_ratio_salient": False,
-        "cost": {"seconds": 1.0, "forward": 80, "backward": 80}}  # fmt: skip
+MADE = {
+    "checkpoint": "abc",
+    "forget": {"dataset": "digits", "label": 3},
+    "estimator": "per_example",
+    "guidance": 0.0,
+    "draws": 8,
+    "clip": None,
+    "weights": "ema",
+    "version": "0",
+    "zero_ratio_salient": False,
+    "cost": {"seconds": 1.0, "forward": 80, "backward": 80},
+}
 NAMES = ("down.0.block.0.conv1.weight", "down.0.block.0.conv1.bias", "conv_in.weight")
 
 
@@ -113,10 +115,7 @@ SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 def test_masks_of_several_shares_come_from_one_ranking(monkeypatch, levels, chunk):
     monkeypatch.setattr("functions.curvature.saliency.CHUNK", chunk)
     generator = torch.Generator().manual_seed(levels)
-    score = {
-        n: torch.rand(s, generator=generator)
-        for n, s in (("a", (7, 11)), ("b", ()), ("c", (0,)), ("d", (53,)))
-    }
+    score = {n: torch.rand(s, generator=generator) for n, s in (("a", (7, 11)), ("b", ()), ("c", (0,)), ("d", (53,)))}
     if levels:
         score = {n: (s * levels).floor() / levels for n, s in score.items()}
     masks = top_share_masks(score, SHARES)
@@ -169,14 +168,20 @@ def refused(path, shapes, wanted):
 @pytest.mark.parametrize(
     ("difference", "line"),
     [
-        ({"forget": {"dataset": "digits", "label": 0}},
-         "mask {}: made for class 3, this run forgets class 0 (--label_to_forget)"),
-        ({"forget": {"dataset": "shapes", "label": 3}},
-         "mask {}: made for digits, this run uses shapes (data.dataset)"),
-        ({"checkpoint": "xyz"}, "mask {}: made from another checkpoint (abc, this run starts from xyz; "
-         "--ckpt_folder, init_weights)"),
+        (
+            {"forget": {"dataset": "digits", "label": 0}},
+            "mask {}: made for class 3, this run forgets class 0 (--label_to_forget)",
+        ),
+        (
+            {"forget": {"dataset": "shapes", "label": 3}},
+            "mask {}: made for digits, this run uses shapes (data.dataset)",
+        ),
+        (
+            {"checkpoint": "xyz"},
+            "mask {}: made from another checkpoint (abc, this run starts from xyz; --ckpt_folder, init_weights)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mask_made_for_something_else_is_refused(tmp_path, difference, line):
     path = tmp_path / "fisher_1.0.safetensors"
     save_mask(path, a_mask(), MADE)
@@ -196,31 +201,52 @@ SETS = "(--num_indexes_to_replace, --forget_idx, --seed)"
 @pytest.mark.parametrize(
     ("made", "asked", "line"),
     [
-        (CLASS_3, forget_set(label=0, name="0", indices=B), "made for class 3, this run forgets class 0 (--label_to_forget)"),
-        (OLD_3, forget_set(label=0, name="0", indices=B), "made for class 3, this run forgets class 0 (--label_to_forget)"),
-        (CLASS_3, forget_set(label=3, name="3", indices=B),
-         f"made for forget set 3 ({A[:12]}), this run forgets 3 ({B[:12]}) {SETS}"),
-        (RANDOM, forget_set(label=None, name="random4500_s3", indices=B),
-         f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s3 ({B[:12]}) {SETS}"),
-        (RANDOM, forget_set(label=None, name="random4500_s2", indices=B),
-         f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s2 ({B[:12]}) {SETS}"),
+        (
+            CLASS_3,
+            forget_set(label=0, name="0", indices=B),
+            "made for class 3, this run forgets class 0 (--label_to_forget)",
+        ),
+        (
+            OLD_3,
+            forget_set(label=0, name="0", indices=B),
+            "made for class 3, this run forgets class 0 (--label_to_forget)",
+        ),
+        (
+            CLASS_3,
+            forget_set(label=3, name="3", indices=B),
+            f"made for forget set 3 ({A[:12]}), this run forgets 3 ({B[:12]}) {SETS}",
+        ),
+        (
+            RANDOM,
+            forget_set(label=None, name="random4500_s3", indices=B),
+            f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s3 ({B[:12]}) {SETS}",
+        ),
+        (
+            RANDOM,
+            forget_set(label=None, name="random4500_s2", indices=B),
+            f"made for forget set random4500_s2 ({A[:12]}), this run forgets random4500_s2 ({B[:12]}) {SETS}",
+        ),
         (RANDOM, CLASS_3, f"made for forget set random4500_s2 ({A[:12]}), this run forgets 3 ({A[:12]}) {SETS}"),
         (OLD_3, RANDOM, f"made for forget set 3, this run forgets random4500_s2 ({A[:12]}) {SETS}"),
-        (CLASS_3, forget_set(label=None, name="random100_c3_s2", indices=B),
-         f"made for forget set 3 ({A[:12]}), this run forgets random100_c3_s2 ({B[:12]}) {SETS}"),
-        ({**RANDOM, "forget": {**RANDOM["forget"], "dataset": "shapes"}}, CLASS_3,
-         "made for shapes, this run uses digits (data.dataset)"),
+        (
+            CLASS_3,
+            forget_set(label=None, name="random100_c3_s2", indices=B),
+            f"made for forget set 3 ({A[:12]}), this run forgets random100_c3_s2 ({B[:12]}) {SETS}",
+        ),
+        (
+            {**RANDOM, "forget": {**RANDOM["forget"], "dataset": "shapes"}},
+            CLASS_3,
+            "made for shapes, this run uses digits (data.dataset)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mask_of_another_forget_set_is_refused(tmp_path, made, asked, line):
     path = tmp_path / "with_0.5.safetensors"
     save_mask(path, a_mask(), made)
     assert refused(path, shapes_of(a_mask()), asked) == f"mask {path}: {line}"
 
 
-@pytest.mark.parametrize(
-    ("made", "asked"), [(RANDOM, RANDOM), (OLD_3, CLASS_3), (CLASS_3, OLD_3), (OLD_3, OLD_3)]
-)
+@pytest.mark.parametrize(("made", "asked"), [(RANDOM, RANDOM), (OLD_3, CLASS_3), (CLASS_3, OLD_3), (OLD_3, OLD_3)])
 def test_what_an_older_file_does_not_say_is_not_compared(tmp_path, made, asked):
     path = tmp_path / "with_0.5.safetensors"
     save_mask(path, a_mask(), made)
@@ -253,11 +279,7 @@ def test_a_file_that_is_no_mask_is_refused(tmp_path):
     torch.save(a_mask(), tmp_path / "whole.pt")
     for whole in ("whole.safetensors", "whole.pt"):
         data = (tmp_path / whole).read_bytes()
-        for name, part in (
-            ("half", data[: len(data) // 2]),
-            ("empty", b""),
-            ("text", b"this is no mask at all"),
-        ):
+        for name, part in (("half", data[: len(data) // 2]), ("empty", b""), ("text", b"this is no mask at all")):
             path = tmp_path / f"{name}.{whole.split('.')[1]}"
             path.write_bytes(part)
             assert "damaged" in refused(path, shapes, MADE)
@@ -288,19 +310,11 @@ def test_a_foreign_mask_is_read_with_a_warning(tmp_path, capsys, dtype):
 def test_the_script_writes_one_mask_per_threshold_and_prints_shares(tmp_path, capsys):
     save_fishers(tmp_path)
     paths = generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1.0", "0.5", "3"])
-    assert [p.name for p in paths] == [
-        "fisher_1.0.safetensors",
-        "fisher_0.5.safetensors",
-        "fisher_3.0.safetensors",
-    ]
+    assert [p.name for p in paths] == ["fisher_1.0.safetensors", "fisher_0.5.safetensors", "fisher_3.0.safetensors"]
     kept = [sum(int(m.sum()) for m in load_mask(p, None, MADE).values()) for p in paths]
     assert kept == [2, 3, 1]
     out = re.sub(r" +", " ", capsys.readouterr().out)
-    assert (
-        "gamma 1.0: 40.00% of the weights" in out
-        and "conv.a 50.00% of 4" in out
-        and "norm.b 0.00% of 1" in out
-    )
+    assert "gamma 1.0: 40.00% of the weights" in out and "conv.a 50.00% of 4" in out and "norm.b 0.00% of 1" in out
     made = load_tensors(paths[1])[1]
     assert made["threshold"] == 0.5 and made["kept_share"] == 0.6 and made["forget"] == MADE["forget"]
     arguments = ["--ckpt_folder", str(tmp_path), "--threshold", "1", "--zero_ratio_salient"]
@@ -315,10 +329,7 @@ def test_the_script_writes_one_mask_per_threshold_and_prints_shares(tmp_path, ca
         ({"checkpoint": "xyz"}, "differ in checkpoint: abc and xyz"),
         ({"estimator": "batch"}, "differ in estimator: per_example and batch"),
         ({"forget": {"dataset": "digits", "label": 4}}, "differ in forget"),
-        (
-            {"set": "forget"},
-            "remain_fisher.safetensors: holds the Fisher of the forget set, not of the remain set",
-        ),
+        ({"set": "forget"}, "remain_fisher.safetensors: holds the Fisher of the forget set, not of the remain set"),
     ],
 )
 def test_the_script_refuses_fishers_that_do_not_belong_together(tmp_path, differences, words):
@@ -341,8 +352,6 @@ def test_the_script_refuses_bad_input(tmp_path):
     save_tensors(tmp_path / "remain_fisher.safetensors", broken, {**MADE, "set": "remain"})
     with pytest.raises(InputError, match=r"remain_fisher.*NaN or infinite values in 1 tensors: norm.b.bias"):
         generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1"])
-    save_tensors(
-        tmp_path / "remain_fisher.safetensors", {"conv.a.weight": torch.ones(3)}, {**MADE, "set": "remain"}
-    )
+    save_tensors(tmp_path / "remain_fisher.safetensors", {"conv.a.weight": torch.ones(3)}, {**MADE, "set": "remain"})
     with pytest.raises(InputError, match="2 names or shapes differ"):
         generate_fisher_mask.main(["--ckpt_folder", str(tmp_path), "--threshold", "1"])

@@ -37,9 +37,7 @@ def our_outcomes(n: int, batch_size: int) -> list[bytes]:
 
 def torchvision_outcomes(n: int) -> set[bytes]:
     torch.manual_seed(0)
-    transform = transforms.Compose(
-        [transforms.RandomCrop(SIZE, padding=PAD), transforms.RandomHorizontalFlip()]
-    )
+    transform = transforms.Compose([transforms.RandomCrop(SIZE, padding=PAD), transforms.RandomHorizontalFlip()])
     image = to_pil(marked())
     return {as_bytes(transform(image)) for _ in range(n)}
 
@@ -123,7 +121,5 @@ def test_frozen_augmentation_belongs_to_the_image():
     by_index = lambda rows: rows[rows[:, 0].argsort()]
     first, second = (by_index(frozen.epoch(e)) for e in (0, 1))
     assert torch.equal(first, second) and 0 < first[:, 1].sum() < 40
-    assert not torch.equal(
-        frozen.epoch(0)[:, 0], frozen.epoch(1)[:, 0]
-    )  # the order is drawn afresh all the same
+    assert not torch.equal(frozen.epoch(0)[:, 0], frozen.epoch(1)[:, 0])  # the order is drawn afresh all the same
     assert not torch.equal(*(by_index(fresh.epoch(e))[:, 1] for e in (0, 1)))

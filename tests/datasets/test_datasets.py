@@ -78,14 +78,7 @@ def test_digits_are_sklearns():
 
 def test_digits_split_is_fixed():
     labels = torch.from_numpy(datasets.digits._read()[:, 64]).long()
-    assert train_val_split(labels, 297 / 1797, seed=0)[1][:6].tolist() == [
-        8,
-        30,
-        31,
-        38,
-        42,
-        50,
-    ]  # never to change
+    assert train_val_split(labels, 297 / 1797, seed=0)[1][:6].tolist() == [8, 30, 31, 38, 42, 50]  # never to change
 
 
 def test_image_size_resizes():
@@ -99,33 +92,16 @@ def test_shapes_by_index_alone():
     assert (len(test), test.shape) == (1000, (3, 16, 16)) and len(test.classes) == 10
     assert test.labels.tolist() == [i % 10 for i in range(1000)]
     assert torch.equal(test.images[537], torch.from_numpy(shapes.render(0, "test", 537, 16)))
-    others = [
-        shapes.render(1, "test", 537, 16),
-        shapes.render(0, "train", 537, 16),
-        shapes.render(0, "test", 547, 16),
-    ]
+    others = [shapes.render(1, "test", 537, 16), shapes.render(0, "train", 537, 16), shapes.render(0, "test", 547, 16)]
     assert all((shapes.render(0, "test", 537, 16) != o).any() for o in others)
 
 
 def test_shapes_draw_the_class_of_the_index(monkeypatch):
     corners = []
-    monkeypatch.setattr(
-        shapes, "_coverage", lambda points, size: corners.append(len(points)) or np.zeros((size, size))
-    )
+    monkeypatch.setattr(shapes, "_coverage", lambda points, size: corners.append(len(points)) or np.zeros((size, size)))
     for i in range(10, 20):
         shapes.render(0, "train", i, 8)
-    assert corners == [
-        48,
-        96,
-        48,
-        96,
-        3,
-        4,
-        4,
-        12,
-        10,
-        7,
-    ]  # circle ring semicircle crescent triangle ... arrow
+    assert corners == [48, 96, 48, 96, 3, 4, 4, 12, 10, 7]  # circle ring semicircle crescent triangle ... arrow
 
 
 def test_shapes_have_their_areas():
@@ -215,9 +191,7 @@ def test_folder_order_labels_and_lazy_pixels(folder):
     (folder / "2" / "._0.png").write_text("neither is this")
     (folder / ".cache").mkdir()
     images = datasets.load("folder", path=folder)
-    assert (images.classes, images.shape) == (("2", "10"), (1, 4, 4)) and images.labels.tolist() == [
-        0
-    ] * 6 + [1] * 6
+    assert (images.classes, images.shape) == (("2", "10"), (1, 4, 4)) and images.labels.tolist() == [0] * 6 + [1] * 6
     x, c = images.gather(torch.tensor([11, 0]))  # 11.png after 2.png ... 9.png
     assert x.shape == (2, 1, 4, 4) and grey_levels(x) == [220, 0] and c.tolist() == [1, 0]
     (x, c), *_ = ordered(images, torch.arange(12), 12, n_workers=1)
@@ -290,9 +264,7 @@ def test_folder_image_size_resizes_the_middle(tmp_path):
 
 def test_folder_refuses_unequal_sizes(folder):
     write(folder / "10" / "99.png", np.zeros((5, 4)))
-    with pytest.raises(
-        DataError, match=r"0\.png is 4x4, .*99\.png is 4x5 \(data.image_size resizes all\)"
-    ) as error:
+    with pytest.raises(DataError, match=r"0\.png is 4x4, .*99\.png is 4x5 \(data.image_size resizes all\)") as error:
         datasets.load("folder", path=folder)
     one_line(error)
 
@@ -363,9 +335,7 @@ def tiny(tmp_path):
     root = tmp_path / "tiny-imagenet-200"
     for c, wnid in enumerate(("n02", "n01")):
         for k in range(3):
-            write(
-                root / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", np.full((64, 64, 3), 40 * c + 10 * k)
-            )
+            write(root / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", np.full((64, 64, 3), 40 * c + 10 * k))
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
     (root / "wnids.txt").write_text("n02\nn01\n")
     for k in range(4):
@@ -388,30 +358,23 @@ def test_tinyimagenet_as_it_is_unpacked(tiny):
         assert c.tolist() == [0, 0, 0, 1, 1, 1] and grey_levels(x) == [40, 50, 60, 0, 10, 20]
         test = datasets.load("tinyimagenet", path=path, split="test")
         (x, c), *_ = ordered(test, torch.arange(4), 4)
-        assert grey_levels(x) == [200, 202, 201, 203] and c.tolist() == [
-            0,
-            1,
-            1,
-            0,
-        ]  # in the order of the list
+        assert grey_levels(x) == [200, 202, 201, 203] and c.tolist() == [0, 1, 1, 0]  # in the order of the list
         assert (test.shape, test.classes, test.split) == (train.shape, train.classes, "test")
-    assert datasets.load("tinyimagenet", path=tiny, image_size=8).gather(torch.arange(2))[0].shape == (
-        2,
-        3,
-        8,
-        8,
-    )
+    assert datasets.load("tinyimagenet", path=tiny, image_size=8).gather(torch.arange(2))[0].shape == (2, 3, 8, 8)
     assert datasets.describe("tinyimagenet", path=tiny) == ((3, 64, 64), ("n01", "n02"))
     assert tree(tiny) == before  # nothing moved, nothing written
 
 
-@pytest.mark.parametrize("break_it, message", [
-    (lambda val: (val / "images" / "val_3.JPEG").unlink(), r"val_3\.JPEG: is not there, but is listed"),
-    (lambda val: write(val / "images" / "val_4.JPEG", np.zeros((64, 64))), r"val_4\.JPEG: has no class"),
-    (lambda val: (val / "val_annotations.txt").unlink(), r"val_annotations\.txt: no such file"),
-    (lambda val: (val / "val_annotations.txt").write_text("val_0.JPEG\tn03\n"), r"val_0\.JPEG n03: wanted .*train"),
-    (lambda val: (val / "val_annotations.txt").write_text("n01\n"), r"txt: n01: wanted an image and a class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "break_it, message",
+    [
+        (lambda val: (val / "images" / "val_3.JPEG").unlink(), r"val_3\.JPEG: is not there, but is listed"),
+        (lambda val: write(val / "images" / "val_4.JPEG", np.zeros((64, 64))), r"val_4\.JPEG: has no class"),
+        (lambda val: (val / "val_annotations.txt").unlink(), r"val_annotations\.txt: no such file"),
+        (lambda val: (val / "val_annotations.txt").write_text("val_0.JPEG\tn03\n"), r"val_0\.JPEG n03: wanted .*train"),
+        (lambda val: (val / "val_annotations.txt").write_text("n01\n"), r"txt: n01: wanted an image and a class"),
+    ],
+)
 def test_tinyimagenet_test_part_that_does_not_fit_its_list(tiny, break_it, message):
     break_it(tiny / "val")
     with pytest.raises(DataError, match=message) as error:
@@ -438,10 +401,13 @@ def test_imagenet_resizes_all(tmp_path):
         datasets.load("imagenet", path=tmp_path, split="test")
 
 
-@pytest.mark.parametrize("name, wanted", [
-    ("tinyimagenet", "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it in {path}"),
-    ("imagenet", "make {path}/train/<wnid>/*.JPEG and {path}/val/<wnid>/*.JPEG"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("tinyimagenet", "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it in {path}"),
+        ("imagenet", "make {path}/train/<wnid>/*.JPEG and {path}/val/<wnid>/*.JPEG"),
+    ],
+)
 def test_absent_imagenets_say_what_to_put_where(tmp_path, name, wanted):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError) as error:
@@ -475,10 +441,15 @@ def test_torchvision_layouts(monkeypatch):
         assert (images.name, images.split, images.labels.dtype) == (name.lower(), "test", torch.int64)
 
 
-@pytest.mark.parametrize("name, archive", [
-    ("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"),
-    ("svhn", "train_32x32.mat"), ("stl10", "stl10_binary.tar.gz"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, archive",
+    [
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+        ("svhn", "train_32x32.mat"),
+        ("stl10", "stl10_binary.tar.gz"),
+    ],
+)
 @pytest.mark.parametrize("failure", [URLError("no network"), RuntimeError("File not found or corrupted.")])
 def test_offline_says_what_to_put_where(monkeypatch, tmp_path, name, archive, failure):
     import torchvision.datasets as tv

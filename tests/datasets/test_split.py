@@ -43,12 +43,15 @@ def test_by_class(classes):
     assert forget.tolist() == [3, 8] and remain.tolist() == [2, 9]
 
 
-@pytest.mark.parametrize("label, classes, within, message", [
-    (10, 10, None, r"label_to_forget: 10 is not a class of digits, which has 10 classes \(0\.\.9\)"),
-    (-1, 3, None, r"-1 is not a class of digits"),
-    (3, 4, None, "class 3 of digits has no examples"),
-    (2, 3, torch.tensor([2, 5]), "forgets all 2 examples"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "label, classes, within, message",
+    [
+        (10, 10, None, r"label_to_forget: 10 is not a class of digits, which has 10 classes \(0\.\.9\)"),
+        (-1, 3, None, r"-1 is not a class of digits"),
+        (3, 4, None, "class 3 of digits has no examples"),
+        (2, 3, torch.tensor([2, 5]), "forgets all 2 examples"),
+    ],
+)
 def test_by_class_refuses(label, classes, within, message):
     with pytest.raises(DataError, match=message) as error:
         by_class(LABELS, label, classes, name="digits", within=within)
@@ -68,18 +71,21 @@ def test_by_count_and_fraction():
     assert sorted(forget.tolist() + remain.tolist()) == [4, 7]
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: by_count(LABELS, 0, 0), r"0 is not in 1\.\.10"),
-    (lambda: by_count(LABELS, 11, 0), r"11 is not in 1\.\.10"),
-    (lambda: by_count(LABELS, 10, 0), "leaves none to remain"),
-    (lambda: by_count(LABELS, 3, 0, label=2, classes=3), r"3 is not in 1\.\.2, the examples of class 2"),
-    (lambda: by_fraction(LABELS, 0.0, 0), r"0.0 is not in \(0, 1\]"),
-    (lambda: by_fraction(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
-    (lambda: by_fraction(LABELS, 1.0, 0), "leaves none to remain"),
-    (lambda: train_val_split(LABELS, 1.0, 0), r"val_fraction: 1.0 is not in \[0, 1\)"),
-    (lambda: train_val_split(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
-    (lambda: Stream(toy(), torch.tensor([], dtype=torch.long), 4, 0, "forget"), "no images to draw forget batches"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: by_count(LABELS, 0, 0), r"0 is not in 1\.\.10"),
+        (lambda: by_count(LABELS, 11, 0), r"11 is not in 1\.\.10"),
+        (lambda: by_count(LABELS, 10, 0), "leaves none to remain"),
+        (lambda: by_count(LABELS, 3, 0, label=2, classes=3), r"3 is not in 1\.\.2, the examples of class 2"),
+        (lambda: by_fraction(LABELS, 0.0, 0), r"0.0 is not in \(0, 1\]"),
+        (lambda: by_fraction(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
+        (lambda: by_fraction(LABELS, 1.0, 0), "leaves none to remain"),
+        (lambda: train_val_split(LABELS, 1.0, 0), r"val_fraction: 1.0 is not in \[0, 1\)"),
+        (lambda: train_val_split(LABELS, 0.01, 0), "0.01 of 10 examples is none"),
+        (lambda: Stream(toy(), torch.tensor([], dtype=torch.long), 4, 0, "forget"), "no images to draw forget batches"),
+    ],
+)
 def test_impossible_numbers(call, message):
     with pytest.raises(DataError, match=message) as error:
         call()
@@ -99,14 +105,22 @@ def test_index_files(tmp_path):
             by_index_file(path, 6, within=torch.tensor([0, 1, 2]))
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[0, 6]", r"index 6 is not in 0\.\.5"), ("[-1]", r"index -1 is not in 0\.\.5"),
-    ("[2, 0, 2]", "index 2 is listed more than once"), ("[0, 1, 2, 3, 4, 5]", "leaves none to remain"),
-    ("[]", "wanted a list of integers"), ("[0.5]", "wanted a list of integers"),
-    ("[true]", "wanted a list of integers"),
-    ('{"a": 1}', "wanted a list of integers"), ("3", "wanted a list of integers"), ("[1, [2]]", "neither a JSON list"),
-    ("[0, 1", "neither a JSON list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[0, 6]", r"index 6 is not in 0\.\.5"),
+        ("[-1]", r"index -1 is not in 0\.\.5"),
+        ("[2, 0, 2]", "index 2 is listed more than once"),
+        ("[0, 1, 2, 3, 4, 5]", "leaves none to remain"),
+        ("[]", "wanted a list of integers"),
+        ("[0.5]", "wanted a list of integers"),
+        ("[true]", "wanted a list of integers"),
+        ('{"a": 1}', "wanted a list of integers"),
+        ("3", "wanted a list of integers"),
+        ("[1, [2]]", "neither a JSON list"),
+        ("[0, 1", "neither a JSON list"),
+    ],
+)
 def test_index_file_refused(tmp_path, text, message):
     (tmp_path / "forget.json").write_text(text)
     with pytest.raises(DataError, match=rf"forget\.json: .*{message}") as error:
@@ -125,14 +139,10 @@ def test_index_file_missing_broken_or_pickled(tmp_path):
 
 
 def test_train_val_split_is_stratified_and_exact():
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[
-        torch.randperm(100, generator=keyed_generator("mix"))
-    ]
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100, generator=keyed_generator("mix"))]
     train, val = train_val_split(labels, 0.1, seed=0)
     assert torch.bincount(labels[val]).tolist() == [5, 3, 2]
-    assert torch.cat([train, val]).sort().values.tolist() == list(range(100)) and val.tolist() == sorted(
-        val.tolist()
-    )
+    assert torch.cat([train, val]).sort().values.tolist() == list(range(100)) and val.tolist() == sorted(val.tolist())
     # 7 of 100: shares 3.5, 2.1, 1.4 -> 3 2 1, and the one that is missing to the largest remainder
     assert torch.bincount(labels[train_val_split(labels, 0.07, seed=0)[1]]).tolist() == [4, 2, 1]
     assert not torch.equal(train_val_split(labels, 0.1, seed=1)[1], val)
@@ -236,28 +246,39 @@ def test_select_takes_each_way(tmp_path):
         select(LABELS, 3, "digits", 0, index_file=path)
 
 
-@pytest.mark.parametrize("given", [
-    {}, {"count": 3, "fraction": 0.5}, {"index_file": "x.json", "label": 0}, {"index_file": "x.json", "count": 1},
-    {"index_file": "x.json", "fraction": 0.1}, {"label": 0, "count": 1, "fraction": 0.1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"count": 3, "fraction": 0.5},
+        {"index_file": "x.json", "label": 0},
+        {"index_file": "x.json", "count": 1},
+        {"index_file": "x.json", "fraction": 0.1},
+        {"label": 0, "count": 1, "fraction": 0.1},
+    ],
+)
 def test_select_refuses_all_else(given):
     with pytest.raises(DataError, match="what to forget: got ") as error:
         select(LABELS, 3, "toy", 0, **given)
     message = one_line(error)
     assert all(f"forget.{key}" in message for key in ("label", "count", "fraction", "index_file"))
     got = message.split(";")[0]
-    assert {key for key in ("label", "count", "fraction", "index_file") if f"forget.{key}" in got} == set(
-        given
-    )
+    assert {key for key in ("label", "count", "fraction", "index_file") if f"forget.{key}" in got} == set(given)
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"label": 7}, "7 is not a class of toy"), ({"label": 3}, "class 3 of toy has no examples"),
-    ({"count": 0}, r"forget\.count: 0 is not in 1\.\.10"), ({"count": 10}, r"forget\.count 10: forgets all 10"),
-    ({"count": 5, "label": 0}, r"forget\.count: 5 is not in 1\.\.4, the examples of class 0 of toy"),
-    ({"fraction": 0.0}, r"forget\.fraction: 0\.0 is not in"), ({"fraction": 0.01}, r"forget\.fraction: 0\.01 of 10"),
-    ({"fraction": 1.0}, r"forget\.fraction 1\.0: forgets all 10"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"label": 7}, "7 is not a class of toy"),
+        ({"label": 3}, "class 3 of toy has no examples"),
+        ({"count": 0}, r"forget\.count: 0 is not in 1\.\.10"),
+        ({"count": 10}, r"forget\.count 10: forgets all 10"),
+        ({"count": 5, "label": 0}, r"forget\.count: 5 is not in 1\.\.4, the examples of class 0 of toy"),
+        ({"fraction": 0.0}, r"forget\.fraction: 0\.0 is not in"),
+        ({"fraction": 0.01}, r"forget\.fraction: 0\.01 of 10"),
+        ({"fraction": 1.0}, r"forget\.fraction 1\.0: forgets all 10"),
+    ],
+)
 def test_select_names_the_key(given, message):
     """A label, a count or a fraction of 0 counts as given."""
     with pytest.raises(DataError, match=message) as error:

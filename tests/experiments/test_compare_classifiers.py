@@ -23,8 +23,10 @@ def script(monkeypatch):
 @pytest.fixture
 def toy(script, monkeypatch):
     """Two methods with two trials each on a tiny CNN for an epoch, two repetitions."""
-    Path("toy.yml").write_text("base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256}\nmodes:\n"
-                               "  pretrain:\n    model: {name: cnn, width: 4}\n")  # fmt: skip
+    Path("toy.yml").write_text(
+        "base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256}\nmodes:\n"
+        "  pretrain:\n    model: {name: cnn, width: 4}\n"
+    )
     few = {"salun": [["--epochs", 1], ["--epochs", 2]], "sfron": [["--set", "training.n_iters=2"]]}
     monkeypatch.setattr(script, "CONFIG", "toy.yml")
     monkeypatch.setattr(script, "TRIALS", few)
@@ -44,9 +46,7 @@ def test_tuning_and_comparison_from_nothing_in_pieces(toy, capsys):
     assert gaps[tuple(chosen["cnn"]["random"]["salun"])] == min(gaps.values())
     records = {p.name: p.stat().st_mtime_ns for p in Path("out/stages").iterdir()}
     toy.main(["--tune", "--out", "out"])
-    assert records == {
-        p.name: p.stat().st_mtime_ns for p in Path("out/stages").iterdir()
-    }  # nothing ran twice
+    assert records == {p.name: p.stat().st_mtime_ns for p in Path("out/stages").iterdir()}  # nothing ran twice
 
     toy.main(["--out", "out", "--constants", "out/constants.json", "--n_seeds", "1"])
     once = Path("out/comparison.md").read_text()
@@ -60,8 +60,7 @@ def test_tuning_and_comparison_from_nothing_in_pieces(toy, capsys):
     floor = dict(zip((t.strip() for t in table[0].split("|")), (c.strip() for c in table[4].split("|"))))
     assert "±" in floor["avg. gap"] and floor["seconds"] != "–"
     forgotten = [
-        json.loads(Path(f"out/runs/cnn_random_s{s}_salun/logs/forget_indices.json").read_text())
-        for s in (0, 1)
+        json.loads(Path(f"out/runs/cnn_random_s{s}_salun/logs/forget_indices.json").read_text()) for s in (0, 1)
     ]
     assert len(forgotten[0]) == 135 and set(forgotten[0]) != set(forgotten[1])
 
@@ -75,9 +74,7 @@ def test_trials_never_see_the_test_set(toy, monkeypatch):
 def test_the_floor_differs_from_the_retrained_in_nothing_but_initialisation_and_order(toy):
     pieces, case = toy.Pieces(Path("out")), toy.FINAL[0]
     one, other = pieces.retrained(case), pieces.floor(case)
-    commands = [
-        json.loads(Path(f"out/stages/{run.name}.json").read_text())["command"].split() for run in (one, other)
-    ]
+    commands = [json.loads(Path(f"out/stages/{run.name}.json").read_text())["command"].split() for run in (one, other)]
     sets = ["--set", "seeds.init=1000", "--set", "seeds.order=1000"]
     assert [w for w in commands[1] if w not in commands[0]] == [*sets, str(other)]
     assert commands[0][-1] == str(one)
@@ -90,16 +87,8 @@ def test_a_method_that_was_not_tuned_is_one_line(toy):
 
 
 def test_the_rule_takes_the_smallest_gap_and_the_first_of_equals(script):
-    trial = lambda words, gap: {
-        "model": "cnn",
-        "scenario": "class",
-        "method": "ga",
-        "words": words,
-        "gap": gap,
-    }
-    assert script.choose([trial(["a"], 2.0), trial(["b"], 1.0), trial(["c"], 1.0)]) == {
-        "cnn": {"class": {"ga": ["b"]}}
-    }
+    trial = lambda words, gap: {"model": "cnn", "scenario": "class", "method": "ga", "words": words, "gap": gap}
+    assert script.choose([trial(["a"], 2.0), trial(["b"], 1.0), trial(["c"], 1.0)]) == {"cnn": {"class": {"ga": ["b"]}}}
 
 
 def test_the_committed_constants_follow_from_the_committed_trials(script):
@@ -118,7 +107,5 @@ def test_every_method_has_a_mode_a_title_and_the_same_number_of_trials(script):
     assert {len(t) for t in script.TRIALS.values()} == {6}
     for model, methods in script.METHODS.items():
         assert {len(script.MORE[method][model]) for method in methods} == {3}
-    assert (
-        script.TRIALS.keys() == script.MORE.keys() == script.TITLES.keys() - {"pretrain", "retrain", "floor"}
-    )
+    assert script.TRIALS.keys() == script.MORE.keys() == script.TITLES.keys() - {"pretrain", "retrain", "floor"}
     assert {script.MODE.get(m, m) for m in script.TRIALS} <= set(MODES)

@@ -81,18 +81,13 @@ def test_the_comparison_from_nothing_to_its_table_in_pieces(script, capsys):
         trials[script["CHOSEN"][method]] = {"training.n_iters": 2}
     argv = ["--out", "cmp", "--per_class", "3", "--only_cases", "1"]
     script["main"]([*argv, "--methods", "pretrain", "sfron"])
-    assert [r["labels"][1] for r in json.loads(Path("cmp/comparison.json").read_text())] == [
-        "original",
-        "SFR-on",
-    ]
+    assert [r["labels"][1] for r in json.loads(Path("cmp/comparison.json").read_text())] == ["original", "SFR-on"]
     script["main"](argv)
     first = capsys.readouterr().out
     rows = json.loads(Path("cmp/comparison.json").read_text())
     assert [r["labels"] for r in rows] == [["0", title] for title in script["TITLES"].values()]
     by_method = {r["labels"][1]: r["values"] for r in rows}
-    assert all(
-        0 <= v["ua"][0] <= 100 and v["fid"][0] >= 0 and len(v["kept"]) == 1 for v in by_method.values()
-    )
+    assert all(0 <= v["ua"][0] <= 100 and v["fid"][0] >= 0 and len(v["kept"]) == 1 for v in by_method.values())
     assert by_method["original"]["steps"] == [] and by_method["SFR-on"]["steps"] == [2]
     # two steps of 8 images forward and backward; SalUn's target is one more forward; its score 8 guided draws of all zeros
     assert by_method["fine-tuning"]["passes"] == [2 * 16 / 1000]
@@ -116,17 +111,16 @@ def test_tuning_gives_every_method_as_many_trials(script):
 
 def test_the_chosen_trials_are_those_of_the_rule(script):
     """Lowest mean of the two FIDs over the original's among UA, kept >= 95 %, else the largest min(UA, kept); from LOG.md."""
-    rows = re.findall(r"^\| (\*\*)?([\w -]+?)(?:\*\*)? \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| [\d.–]+ \| [\d–]+ \|",
-                      (ROOT / "LOG.md").read_text().split("**Tuning**")[1], re.M)  # fmt: skip
-    (original,) = (
-        (float(fid), float(unguided)) for _, title, _, _, _, fid, unguided in rows if title == "original"
+    rows = re.findall(
+        r"^\| (\*\*)?([\w -]+?)(?:\*\*)? \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| [\d.–]+ \| [\d–]+ \|",
+        (ROOT / "LOG.md").read_text().split("**Tuning**")[1],
+        re.M,
     )
+    (original,) = ((float(fid), float(unguided)) for _, title, _, _, _, fid, unguided in rows if title == "original")
     assert len(rows) == 31
     for method, chosen in script["CHOSEN"].items():
         trials = [
-            (bool(bold), *map(float, numbers))
-            for bold, title, _, *numbers in rows
-            if title == script["TITLES"][method]
+            (bool(bold), *map(float, numbers)) for bold, title, _, *numbers in rows if title == script["TITLES"][method]
         ]
         good = [t for t in trials if t[1] >= 95 and t[2] >= 95]
         best = (
@@ -134,22 +128,12 @@ def test_the_chosen_trials_are_those_of_the_rule(script):
             if good
             else max(trials, key=lambda t: min(t[1:3]))
         )
-        assert trials.index(best) == chosen and [t[0] for t in trials] == [i == chosen for i in range(6)], (
-            method
-        )
+        assert trials.index(best) == chosen and [t[0] for t in trials] == [i == chosen for i in range(6)], method
 
 
 def test_a_tuning_table_names_its_trials(script, monkeypatch):
     monkeypatch.setitem(script["TRIALS"], "ga", script["TRIALS"]["ga"][:1])
-    argv = [
-        "--tune",
-        "--methods",
-        "ga",
-        "--out",
-        "cmp",
-        "--per_class",
-        "3",
-    ]
+    argv = ["--tune", "--methods", "ga", "--out", "cmp", "--per_class", "3"]
     script["main"](argv)
     rows = json.loads(Path("cmp/tuning.json").read_text())
     assert [r["labels"] for r in rows] == [["gradient ascent", "lr 1e-4, n_iters 25"], ["original", ""]]
@@ -159,8 +143,12 @@ def test_a_tuning_table_names_its_trials(script, monkeypatch):
 
 
 def sweep(*argv, **env):
-    return subprocess.run(["bash", str(ROOT / "scripts" / "sweep_forget_classes.sh"), *argv], capture_output=True, text=True,
-                          env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **env})  # fmt: skip
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "sweep_forget_classes.sh"), *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **env},
+    )
 
 
 def test_the_sweep_skips_what_is_done_and_resumes_what_is_not():
@@ -184,9 +172,6 @@ def test_the_sweep_skips_what_is_done_and_resumes_what_is_not():
 
 def test_the_sweep_says_what_it_misses():
     assert "usage: sweep_forget_classes.sh RUN" in sweep().stderr
-    for argv, message in (
-        (["nowhere"], "nowhere: no such run folder"),
-        ([".", "digits", "x"], "gamma is a number"),
-    ):
+    for argv, message in ((["nowhere"], "nowhere: no such run folder"), ([".", "digits", "x"], "gamma is a number")):
         found = sweep(*argv)
         assert found.returncode == 2 and re.search(f"^sweep: {message}", found.stderr)

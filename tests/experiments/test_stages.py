@@ -38,9 +38,7 @@ def test_without_a_folder_every_stage_runs_and_seconds_add_up():
 
 def test_another_command_under_the_same_name_is_refused():
     Stages(Path("done")).run("one", script([]), "--a", 1)
-    with pytest.raises(
-        InputError, match=r"done/one\.json: this stage was run as `python a_script.py --a 1`, now"
-    ):
+    with pytest.raises(InputError, match=r"done/one\.json: this stage was run as `python a_script.py --a 1`, now"):
         Stages(Path("done")).run("one", script([]), "--a", 2)
 
 
@@ -51,9 +49,7 @@ def test_a_config_that_has_changed_is_refused():
     Stages(Path("done")).run("one", script([]), *argv)
     Stages(Path("done")).run("one", script([]), *argv)
     config.write_text("world: ddpm\ntraining: {n_iters: 2}\n")
-    with pytest.raises(
-        InputError, match=r"done/one\.json: the config of `python a_script\.py .*` has changed"
-    ):
+    with pytest.raises(InputError, match=r"done/one\.json: the config of `python a_script\.py .*` has changed"):
         Stages(Path("done")).run("one", script([]), *argv)
 
 
@@ -67,15 +63,7 @@ def test_a_stage_that_fails_leaves_no_record():
 
 
 def test_a_training_stage_that_was_killed_is_resumed(monkeypatch):
-    argv = [
-        "--mode",
-        "pretrain",
-        "--config",
-        *cases.WORLDS["ddpm"]["pretrain"],
-        *cases.TOY,
-        "--set",
-        "results=mine",
-    ]
+    argv = ["--mode", "pretrain", "--config", *cases.WORLDS["ddpm"]["pretrain"], *cases.TOY, "--set", "results=mine"]
     whole = cases.train.main([*argv[:-1], "results=whole"])
     save, kill = checkpoint.save, []
 

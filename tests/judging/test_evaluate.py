@@ -33,11 +33,7 @@ def split(train_set):
     g = torch.Generator().manual_seed(0)
     order = torch.randperm(len(train_set), generator=g)
     sort = lambda i: i.sort().values
-    return {
-        "forget": sort(order[:N_FORGET]),
-        "remain": sort(order[N_FORGET:800]),
-        "val": sort(order[800:1100]),
-    }
+    return {"forget": sort(order[:N_FORGET]), "remain": sort(order[N_FORGET:800]), "val": sort(order[800:1100])}
 
 
 def fitted(images, indices, steps: int, seed: int = 0):
@@ -57,11 +53,15 @@ def fitted(images, indices, steps: int, seed: int = 0):
 def save_run(path: Path, model, mode: str, indices, forget=None, seconds=60.0, **more) -> Path:
     description, net = model
     meta = {
-        "world": "classifier", "mode": mode, "model": description, "forget": forget,
+        "world": "classifier",
+        "mode": mode,
+        "model": description,
+        "forget": forget,
         "data": {"dataset": "digits", "n_classes": 10, "shape": [1, 8, 8], "classes": list("0123456789")},
         "config": {"data": {"dataset": "digits", "path": "data", "image_size": None}},
-        "cost": {"seconds": seconds, "forward": 1, "backward": 1}, **more,
-    }  # fmt: skip
+        "cost": {"seconds": seconds, "forward": 1, "backward": 1},
+        **more,
+    }
     checkpoint.save(path, 1, {"raw": net.state_dict()}, {}, meta, 1, indices)
     return path
 
@@ -90,13 +90,9 @@ def runs(nets, split, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda *args: noisy_labels(load(*args)))
     forget = {"label": None, "count": N_FORGET, "fraction": None, "index_file": None}
     trained = torch.cat([split["remain"], split["forget"]]).sort().values
-    original = save_run(
-        Path("original"), nets["original"], "pretrain", {"remain": trained, "val": split["val"]}
-    )
+    original = save_run(Path("original"), nets["original"], "pretrain", {"remain": trained, "val": split["val"]})
     retrained = save_run(Path("retrained"), nets["retrained"], "retrain", split, forget)
-    unlearned = save_run(
-        Path("unlearned"), nets["original"], "salun", split, forget, 30.0, prepared={"seconds": 15.0}
-    )
+    unlearned = save_run(Path("unlearned"), nets["original"], "salun", split, forget, 30.0, prepared={"seconds": 15.0})
     return {"original": original, "retrained": retrained, "unlearned": unlearned}
 
 
@@ -105,11 +101,7 @@ def section(path: Path, name="classification") -> dict:
 
 
 def argv(runs, *names, retrain=True, more=()):
-    return (
-        [str(runs[n]) for n in names]
-        + (["--retrain", str(runs["retrained"])] if retrain else [])
-        + list(more)
-    )
+    return [str(runs[n]) for n in names] + (["--retrain", str(runs["retrained"])] if retrain else []) + list(more)
 
 
 def test_attacks_tell_the_original_from_the_retrained_model(runs, split, train_set):
@@ -119,18 +111,18 @@ def test_attacks_tell_the_original_from_the_retrained_model(runs, split, train_s
     assert original["UA"] < 5 < 40 < retrained["UA"]
     # held-out images in place of the forget set, for the same model
     run = classifier_runs.read_run("retrained")
-    logits = safetensors.torch.load_file(Path(f"retrained/logits/{run.sha256[:16]}_train.safetensors"))[
-        "logits"
-    ]
+    logits = safetensors.torch.load_file(Path(f"retrained/logits/{run.sha256[:16]}_train.safetensors"))["logits"]
     test = safetensors.torch.load_file(Path(f"retrained/logits/{run.sha256[:16]}_test.safetensors"))["logits"]
     unseen = forgetting_metrics.forgetting_numbers(
-        logits, datasets.load("digits").labels, {**split, "forget": split["val"]},
-        test, datasets.load("digits", "data", "test").labels)  # fmt: skip
+        logits,
+        datasets.load("digits").labels,
+        {**split, "forget": split["val"]},
+        test,
+        datasets.load("digits", "data", "test").labels,
+    )
     mine, other = retrained["SVC_MIA_forget_efficacy"], unseen["SVC_MIA_forget_efficacy"]
     assert mine["confidence"] == pytest.approx(other["confidence"], abs=0.12) and mine["confidence"] > 0.3
-    assert (
-        original["entropy_lr_mia"] > retrained["entropy_lr_mia"] + 0.2
-    )  # called member: the other direction
+    assert original["entropy_lr_mia"] > retrained["entropy_lr_mia"] + 0.2  # called member: the other direction
     assert original["average_gap"] > 10 and retrained["average_gap"] == 0.0
     assert original["RTE"] is None and retrained["RTE"] == 1.0  # pretraining is no unlearning
 
@@ -147,33 +139,24 @@ def test_numbers_and_their_contract(runs, split, capsys):
         x, c = images.gather(indices)
         return 100 * (model(x).argmax(1) == c).double().mean().item()
 
-    expected = {"retain": accuracy(images, split["remain"]), "forget": accuracy(images, split["forget"]),
-                "val": accuracy(images, split["val"]), "test": accuracy(test, torch.arange(len(test)))}  # fmt: skip
+    expected = {
+        "retain": accuracy(images, split["remain"]),
+        "forget": accuracy(images, split["forget"]),
+        "val": accuracy(images, split["val"]),
+        "test": accuracy(test, torch.arange(len(test))),
+    }
     assert found["accuracy"] == pytest.approx(expected)
     assert [found[k] for k in ("RA", "FA", "val", "TA")] == list(found["accuracy"].values())
-    assert (
-        found["UA"] == 100 - found["FA"]
-        and found["MIA"] == 100 * found["SVC_MIA_forget_efficacy"]["confidence"]
-    )
-    assert list(found["SVC_MIA_forget_efficacy"]) == [
-        "correctness",
-        "confidence",
-        "entropy",
-        "m_entropy",
-        "prob",
-    ]
+    assert found["UA"] == 100 - found["FA"] and found["MIA"] == 100 * found["SVC_MIA_forget_efficacy"]["confidence"]
+    assert list(found["SVC_MIA_forget_efficacy"]) == ["correctness", "confidence", "entropy", "m_entropy", "prob"]
     assert found["RTE"] == pytest.approx(0.75)  # 30 s and 15 s for its mask
     assert found["TA_forgotten"] is None and 0 < found["JS"] <= math.log(2) and found["D_KL"] > 0
     goal = found["retrained"]
-    assert found["average_gap"] == pytest.approx(
-        sum(abs(found[k] - goal[k]) for k in ("UA", "RA", "TA", "MIA")) / 4
-    )
+    assert found["average_gap"] == pytest.approx(sum(abs(found[k] - goal[k]) for k in ("UA", "RA", "TA", "MIA")) / 4)
     record = found["contract"]["record"]
     assert found["n"] == {"retain": 600, "forget": N_FORGET, "val": 300, "test": len(test)} == record["n"]
     assert record["sha256"] == checkpoint.weights_hash("unlearned", "raw") and record["weights"] == "raw"
-    assert found["contract"]["protocol"]["on"] == "test" and "non-member" in str(
-        found["contract"]["protocol"]
-    )
+    assert found["contract"]["protocol"]["on"] == "test" and "non-member" in str(found["contract"]["protocol"])
     assert "share of forgotten images called non-member; the retrained model has" in text and "not 1" in text
     assert "opposite direction: share of forgotten images called member; the retrained model has" in text
     assert f"(retrained {goal['SVC_MIA_forget_efficacy']['prob']:.4f})" in text
@@ -216,19 +199,17 @@ def test_without_a_retrained_model_no_target_is_claimed(runs, capsys):
     (path,) = evaluate.main(argv(runs, "unlearned", retrain=False))
     found, text = section(path), capsys.readouterr().out
     assert [found[k] for k in ("D_KL", "JS", "average_gap", "retrained")] == [None] * 4
-    assert (
-        text.count("no target is known") == 2 and "(retrained" not in text and "| – | – | – | 0.75 |" in text
-    )
+    assert text.count("no target is known") == 2 and "(retrained" not in text and "| – | – | – | 0.75 |" in text
 
 
 def test_on_val_never_looks_at_the_test_part(runs, split, monkeypatch, capsys):
     load = datasets.load
 
-    def no_test(name, path="data", part="train", *more):  # fmt: skip
+    def no_test(name, path="data", part="train", *more):
         assert part == "train"
         return load(name, path, part, *more)
 
-    monkeypatch.setattr(datasets, "load", no_test)  # fmt: skip
+    monkeypatch.setattr(datasets, "load", no_test)
     found = section(evaluate.main(argv(runs, "unlearned", more=["--on", "val"]))[0], "classification_val")
     assert found["TA"] == found["val"] and found["n"]["test"] == len(split["val"])
     assert found["contract"]["protocol"]["on"] == "val"
@@ -241,9 +222,7 @@ def test_a_forgotten_class_is_out_of_the_test_set(runs, nets, train_set):
     labels = images.labels
     train, val = train_val_split(labels, 0.2, 0)
     parts = {"forget": train[labels[train] == 3], "remain": train[labels[train] != 3], "val": val}
-    run = save_run(
-        Path("class"), nets["original"], "salun", parts, {"label": 3, "count": None, "fraction": None}
-    )
+    run = save_run(Path("class"), nets["original"], "salun", parts, {"label": 3, "count": None, "fraction": None})
     found = section(evaluate.main([str(run)])[0])
     test = datasets.load("digits", "data", "test")
     x, c = test.gather(torch.arange(len(test)))
@@ -257,9 +236,7 @@ def test_a_forgotten_class_is_out_of_the_test_set(runs, nets, train_set):
     sets = judged(parts["remain"]), (model(x).detach()[kept], c[kept]), judged(parts["forget"])
     assert found["SVC_MIA_forget_efficacy"] == pytest.approx(membership.svc_mia(*sets), abs=0.01)
     assert found["entropy_lr_mia"] == pytest.approx(membership.entropy_lr_mia(*sets), abs=0.01)
-    counted = save_run(
-        Path("counted"), nets["original"], "salun", parts, {"label": 3, "count": 5, "fraction": None}
-    )
+    counted = save_run(Path("counted"), nets["original"], "salun", parts, {"label": 3, "count": 5, "fraction": None})
     found = section(evaluate.main([str(counted)])[0])
     assert found["TA_forgotten"] is None and found["n"]["test"] == len(c)
 
@@ -269,19 +246,14 @@ def test_runs_that_cannot_be_compared_are_refused(runs, nets, split):
     moved = {**split, "forget": split["forget"].clone()}
     moved["forget"][0], moved["remain"] = moved["val"][0], moved["remain"]
     other = save_run(Path("other"), nets["original"], "salun", moved, forget)
-    with pytest.raises(
-        InputError, match="other and retrained: not the same forget set, of 200 and 200 images"
-    ):
+    with pytest.raises(InputError, match="other and retrained: not the same forget set, of 200 and 200 images"):
         evaluate.main(argv({**runs, "other": other}, "other"))
     cut = save_run(Path("cut"), nets["original"], "salun", {**split, "val": split["val"][1:]}, forget)
     with pytest.raises(InputError, match="not the same val set, of 299 and 300"):
         evaluate.main(argv({**runs, "cut": cut}, "cut"))
-    more = save_run(
-        Path("more"), nets["original"], "pretrain", {"remain": split["remain"], "val": split["val"]}
-    )
-    with pytest.raises(
-        InputError, match="more and retrained: the first was not trained on what the second remains with"
-    ):  # it never saw the forget set
+    more = save_run(Path("more"), nets["original"], "pretrain", {"remain": split["remain"], "val": split["val"]})
+    # it never saw the forget set
+    with pytest.raises(InputError, match="more and retrained: the first was not trained on what the second remains"):
         evaluate.main(argv({**runs, "more": more}, "more"))
     with pytest.raises(InputError, match="original: forgot nothing; --retrain names"):
         evaluate.main(["original"])
@@ -326,10 +298,7 @@ def test_weights_are_those_that_were_asked_for(runs, nets, split):
     other = nets["retrained"][1].state_dict()
     meta = {**checkpoint.load_meta("unlearned"), "files": None}
     checkpoint.save(Path("both"), 1, {"raw": net.state_dict(), "ema": other}, {}, meta, 1, split)
-    found = [
-        section(evaluate.main(["both", "--weights", w, "--out", f"{w}.json"])[0])
-        for w in ("raw", "ema", "auto")
-    ]
+    found = [section(evaluate.main(["both", "--weights", w, "--out", f"{w}.json"])[0]) for w in ("raw", "ema", "auto")]
     assert [f["contract"]["record"]["weights"] for f in found] == ["raw", "ema", "ema"]
     assert found[0]["UA"] < 5 < found[1]["UA"] == found[2]["UA"]
     with pytest.raises(InputError, match="unlearned: has no ema weights"):

@@ -86,8 +86,7 @@ def test_both_judges_share_one_file(judge, sets):
 def test_the_reference_is_computed_once_until_it_changes(judge, sets, monkeypatch):
     passes = []
     monkeypatch.setattr(
-        "functions.judging.features.extract",
-        lambda n, s, *a: passes.append(s.source.name) or extract(n, s, *a),
+        "functions.judging.features.extract", lambda n, s, *a: passes.append(s.source.name) or extract(n, s, *a)
     )
     evaluate(judge)
     first = read_json("S/metrics.json")["evaluator"]
@@ -172,14 +171,8 @@ def same_and_broken() -> None:
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (
-            ["S", "R"],
-            r"--features inception: weights-inception-2015-12-05-6726825d\.pth is not there .* put http",
-        ),
-        (
-            ["S", "R", "--features", "tensorflow"],
-            r"--features tensorflow: classify_image_graph_def\.pb is not there",
-        ),
+        (["S", "R"], r"--features inception: weights-inception-2015-12-05-6726825d\.pth is not there .* put http"),
+        (["S", "R", "--features", "tensorflow"], r"--features tensorflow: classify_image_graph_def\.pb is not there"),
         (["S", "R", "--features", "inception:x"], "--features inception:x: wanted inception, tensorflow or"),
         (["S", "R", "--features", "classifier"], "--features classifier: wanted inception, tensorflow or"),
         (
@@ -193,18 +186,12 @@ def same_and_broken() -> None:
         (["alpha", "R", "--features", "classifier:J"], r"alpha/2\.png: has an alpha channel"),
         (["S", "corrupt", "--features", "classifier:J"], r"corrupt/5\.png: not a readable image"),
         (["S", "R", "--features", "classifier:J", "--n_workers", "0"], "--n_workers 0: wanted more than 0"),
-        (
-            ["S", "R", "--features", "clip"],
-            "--features clip: wanted inception, tensorflow or classifier:PATH",
-        ),
+        (["S", "R", "--features", "clip"], "--features clip: wanted inception, tensorflow or classifier:PATH"),
         (["S", "S", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["S", "R/../S/", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["absent", "R", "--features", "classifier:J"], "absent: no such folder"),
         (["S", "R", "--features", "classifier:absent.pth"], r"absent\.pth: no such classifier"),
-        (
-            ["few", "R", "--features", "classifier:J"],
-            "3 images: precision and recall with k = 3 needs at least 4",
-        ),
+        (["few", "R", "--features", "classifier:J"], "3 images: precision and recall with k = 3 needs at least 4"),
         (
             ["large", "R", "--features", "classifier:J"],
             "large: images of 9x9 pixels, the classifier was trained on 8x8",
@@ -236,10 +223,7 @@ def test_classes_choose_among_the_samples():
     assert whole.only("x0").labels.tolist() == [1] * 4 + [2] * 4
     assert whole.only("1").paths == tuple(Path(f"S/1/{k}.png") for k in range(4))
     assert (whole.only("x1,x2").images(1) == whole.images(1)[:4]).all()
-    for wrong, message in (
-        ("5", "--classes 5: no class 5, there are 0 to 2"),
-        ("x0,x1,x2", "leaves no class"),
-    ):
+    for wrong, message in (("5", "--classes 5: no class 5, there are 0 to 2"), ("x0,x1,x2", "leaves no class")):
         with pytest.raises(InputError, match=message):
             whole.only(wrong)
     save_images(Path("S/7"), noise(1, seed=9))
@@ -253,9 +237,7 @@ def test_classes_choose_among_the_samples():
 def test_an_npz_has_classes_too():
     np.savez("s.npz", arr_0=noise(4, colour=True), arr_1=np.array([0, 1, 1, 2]))
     kept = find_samples("s.npz").only("x1")
-    assert (
-        kept.labels.tolist() == [0, 2] and (kept.images(3) == find_samples("s.npz").images(3)[[0, 3]]).all()
-    )
+    assert kept.labels.tolist() == [0, 2] and (kept.images(3) == find_samples("s.npz").images(3)[[0, 3]]).all()
 
 
 def test_a_part_of_a_folder_is_judged_as_a_folder_of_its_own(judge, sets):

@@ -104,14 +104,8 @@ def test_the_evaluator_prints_the_five_lines_and_says_which_network(weights, set
     assert [line.split(": ")[0] for line in lines[:6]] == [*FIVE, "KID"]
     assert lines[1:3] == [f"FID: {numbers['fid']}", f"sFID: {numbers['sfid']}"]
     digest = sha256_file(weights)
-    assert numbers["contract"]["protocol"]["evaluation"]["features"] == {
-        "name": "inception",
-        "sha256": digest,
-    }
-    assert any(
-        "Note: 5 images for 2048 feature dimensions: FID is biased upwards, 2044 more" in line
-        for line in lines
-    )
+    assert numbers["contract"]["protocol"]["evaluation"]["features"] == {"name": "inception", "sha256": digest}
+    assert any("Note: 5 images for 2048 feature dimensions: FID is biased upwards, 2044 more" in line for line in lines)
 
     with safe_open(f"R.inception-{digest[:8]}.safetensors", framework="pt") as cached:
         assert {name: cached.get_tensor(name).shape[1] for name in cached.keys()} == {  # noqa: SIM118
@@ -131,12 +125,8 @@ class Evil:
 def test_weights_that_are_not_the_published_ones_are_one_line(weights, sets, monkeypatch, capsys):
     Path("cut.pth").write_bytes(weights.read_bytes()[:1000])
     argv = ["S", "R", "--inception_weights"]
-    assert "cut.pth: cut short, or not weights-inception-2015-12-05" in fails(
-        [*argv, "cut.pth"], monkeypatch, capsys
-    )
-    assert "absent.pth: no such file (--inception_weights;" in fails(
-        [*argv, "absent.pth"], monkeypatch, capsys
-    )
+    assert "cut.pth: cut short, or not weights-inception-2015-12-05" in fails([*argv, "cut.pth"], monkeypatch, capsys)
+    assert "absent.pth: no such file (--inception_weights;" in fails([*argv, "absent.pth"], monkeypatch, capsys)
     torch.save({"fc.weight": Evil()}, "evil.pth")
     assert "evil.pth: cut short, or not" in fails([*argv, "evil.pth"], monkeypatch, capsys)
     published(monkeypatch, "TORCH_WEIGHTS", Path("evil.pth"))  # even then
@@ -220,7 +210,4 @@ def test_a_graph_that_is_missing_is_one_line(sets, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", "cache")
     error = fails(["S", "R", "--features", "tensorflow"], monkeypatch, capsys)
     assert "--features tensorflow: classify_image_graph_def.pb is not there and cannot be fetched" in error
-    assert (
-        "at cache/hub/checkpoints/classify_image_graph_def.pb, or name a copy with --inception_weights"
-        in error
-    )
+    assert "at cache/hub/checkpoints/classify_image_graph_def.pb, or name a copy with --inception_weights" in error

@@ -57,25 +57,13 @@ def test_the_same_seed_makes_the_same_classifier():
 
 def test_without_imagenet_weights_one_line_names_the_remedy(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "empty")
-    with pytest.raises(
-        InputError, match=r"ImageNet weights of resnet18 cannot be had .*--no-pretrained"
-    ) as found:
+    with pytest.raises(InputError, match=r"ImageNet weights of resnet18 cannot be had .*--no-pretrained") as found:
         train_classifier.main(["--dataset", "digits", "--arch", "resnet18"])
     assert "\n" not in str(found.value) and not list(Path().glob("*.pth"))
 
 
 def test_a_resnet_judges_grey_digits():
-    flags = [
-        "--arch",
-        "resnet18",
-        "--no-pretrained",
-        "--resize",
-        "0",
-        "--epochs",
-        "1",
-        "--batch_size",
-        "1400",
-    ]
+    flags = ["--arch", "resnet18", "--no-pretrained", "--resize", "0", "--epochs", "1", "--batch_size", "1400"]
     train_classifier.main(["--dataset", "digits", *flags])
     model, record = load_judge("digits_resnet18.pth", models.build)
     assert record["model"]["name"] == "torchvision" and model.conv1.weight.shape[1] == 1
@@ -87,11 +75,7 @@ def broken_copies(judge: Path):
     data = judge.read_bytes()
     return {
         "truncated": (data[: len(data) // 2], record, r"cut short or changed, its sha256"),
-        "no key": (
-            data,
-            {k: v for k, v in record.items() if k != "shape"},
-            r"digits_cnn\.json: shape is missing",
-        ),
+        "no key": (data, {k: v for k, v in record.items() if k != "shape"}, r"digits_cnn\.json: shape is missing"),
         "no json": (data, None, r"digits_cnn\.json: no such file"),
         "no file": (None, record, r"digits_cnn\.pth: no such classifier; train_classifier\.py makes it"),
     }
@@ -211,10 +195,7 @@ def test_folders_without_images_are_refused():
         ({"arr_0": np.zeros((2, 3, 8, 8), np.uint8)}, "wanted uint8 .N,H,W,C."),
         ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "no image in it"),
         ({"other": np.zeros(2)}, "no such array"),
-        (
-            {"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "arr_1": np.zeros(3, int)},
-            "one integer label an image",
-        ),
+        ({"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "arr_1": np.zeros(3, int)}, "one integer label an image"),
         ({"arr_0": np.array([{"a": 1}], dtype=object)}, "not a readable .npz"),
     ],
 )
@@ -250,9 +231,7 @@ def test_classifier_evaluation_prints_the_published_lines_and_saves_the_numbers(
     assert protocol["evaluation"]["judge"]["sha256"] == read_json(judge.with_suffix(".json"))["sha256"]
     assert section["contract"]["record"]["evaluation"]["class"] == 0
 
-    classifier_evaluation.main(
-        ["--sample_path", "F", "--label_of_forgotten_class", "0", *flags, "--out", "both.json"]
-    )
+    classifier_evaluation.main(["--sample_path", "F", "--label_of_forgotten_class", "0", *flags, "--out", "both.json"])
     both = read_json("both.json")["classifier_evaluation"]
     assert both["forgotten"] == numbers
     assert set(both["kept"]) == {"1"} and both["kept"]["1"]["n"] == 5 and both["kept"]["1"]["accuracy"] <= 0.2
@@ -309,9 +288,7 @@ def test_the_reference_is_the_remaining_training_images_and_resumes(capsys):
 
 
 def test_the_published_subset_is_the_first_per_class():
-    save_base_dataset.main(
-        ["--dataset", "digits", "--label_to_forget", "0", "--per_class", "2", "--out", "ref"]
-    )
+    save_base_dataset.main(["--dataset", "digits", "--label_to_forget", "0", "--per_class", "2", "--out", "ref"])
     assert sorted(p.name for p in Path("ref/9").iterdir()) == ["0.png", "1.png"]
     assert not Path("ref/0").exists() and len(find_samples("ref")) == 18
 

@@ -30,9 +30,7 @@ def scalar_m_entropy(z: list[float], y: int) -> float:
     top = max(z)
     e = [math.exp(v - top) for v in z]
     p = [v / sum(e) for v in e]
-    rest = [
-        sum(e[j] for j in range(len(z)) if j != c) / sum(e) for c in range(len(z))
-    ]  # 1 - p_c, without cancelling
+    rest = [sum(e[j] for j in range(len(z)) if j != c) / sum(e) for c in range(len(z))]  # 1 - p_c, without cancelling
     return -rest[y] * math.log(p[y]) - sum(p[c] * math.log(rest[c]) for c in range(len(z)) if c != y)
 
 
@@ -57,17 +55,13 @@ def test_features_by_hand_and_of_saturated_logits():
             assert feature(sure, y).isfinite().all(), name
         assert membership.phi(sure, y).isfinite().all()
     # wrong and sure: (1 - p_y) log p_y = -800 and p_c log(1 - p_c) = -800 + log 2
-    assert membership.m_entropy(sure, torch.tensor([1, 2])).tolist() == pytest.approx(
-        [1600 - math.log(2)] * 2
-    )
+    assert membership.m_entropy(sure, torch.tensor([1, 2])).tolist() == pytest.approx([1600 - math.log(2)] * 2)
 
 
 @pytest.mark.parametrize("feature", ["m_entropy", "entropy", "prob"])
 def test_features_need_memory_linear_in_the_images(feature):
     small, large = judged(2000, 0, 3.0), judged(4000, 0, 3.0)
-    peaks = [
-        peak_bytes(lambda part=part: membership.FEATURES[feature](*part), CPU) for part in (small, large)
-    ]
+    peaks = [peak_bytes(lambda part=part: membership.FEATURES[feature](*part), CPU) for part in (small, large)]
     assert peaks[1] <= 2.1 * peaks[0]
 
 
@@ -75,9 +69,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
     z, y = judged(100, 0, 3.0)
     whole = membership.m_entropy(z, y), membership.entropy(z, y)
     monkeypatch.setattr(membership, "BLOCK", 70)
-    assert torch.equal(membership.m_entropy(z, y), whole[0]) and torch.equal(
-        membership.entropy(z, y), whole[1]
-    )
+    assert torch.equal(membership.m_entropy(z, y), whole[0]) and torch.equal(membership.entropy(z, y), whole[1])
 
 
 # ---- SVC-MIA and entropy-LR MIA
@@ -98,12 +90,8 @@ def test_merged_duplicates_predict_as_unmerged(feature, margins):
     parts = [judged(n, i, margin) for i, (n, margin) in enumerate(zip((300, 300, 200), margins))]
     rows = [membership.svc_feature(feature, *part) for part in parts]
     assert np.array_equal(membership.svc_calls(*rows), plain_calls(*rows))
-    published = [
-        membership.FEATURES[feature](*part).float().reshape(len(part[1]), -1).numpy() for part in parts
-    ]
-    assert np.array_equal(
-        membership.svc_calls(*rows), plain_calls(*published)
-    )  # rounding to 2^-24 moves none
+    published = [membership.FEATURES[feature](*part).float().reshape(len(part[1]), -1).numpy() for part in parts]
+    assert np.array_equal(membership.svc_calls(*rows), plain_calls(*published))  # rounding to 2^-24 moves none
 
 
 def test_counts_of_duplicates_decide():
@@ -122,7 +110,12 @@ def test_directions_are_opposite():
     assert membership.entropy_lr_mia(members, others, seen) > 0.95
     assert membership.entropy_lr_mia(members, others, unseen) < 0.2
     assert list(membership.svc_mia(members, others, seen)) == [
-        "correctness", "confidence", "entropy", "m_entropy", "prob"]  # fmt: skip
+        "correctness",
+        "confidence",
+        "entropy",
+        "m_entropy",
+        "prob",
+    ]
 
 
 def test_members_are_the_first_of_the_remain_set():
@@ -135,8 +128,10 @@ def test_members_are_the_first_of_the_remain_set():
 def test_balanced_however_many_remain():
     """9 members for each non-member at both entropies: the weights make the boundary what 1 : 1 gives."""
     low, high = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.5, 0.0]])
-    part = lambda n_low, n_high: (torch.cat([low.expand(n_low, 2), high.expand(n_high, 2)]),
-                                  torch.zeros(n_low + n_high, dtype=torch.long))  # fmt: skip
+    part = lambda n_low, n_high: (
+        torch.cat([low.expand(n_low, 2), high.expand(n_high, 2)]),
+        torch.zeros(n_low + n_high, dtype=torch.long),
+    )
     # members 60 % low entropy, non-members 40 %: unbalanced counts would call everything a member
     assert membership.entropy_lr_mia(part(540, 360), part(40, 60), part(0, 10)) == 0.0
     assert membership.entropy_lr_mia(part(540, 360), part(40, 60), part(10, 0)) == 1.0
@@ -218,9 +213,7 @@ def test_pairs_without_a_state_or_without_others_have_no_score():
     scores, _ = membership.lira_scores(torch.randn(12, 30, generator=g), unlearned, out)
     others = lambda state: state.sum(0) - state.long() > 0
     expected = (unlearned | out) & others(unlearned) & others(out)
-    assert torch.equal(scores.isfinite(), expected) and torch.equal(
-        membership.scorable(unlearned, out), expected
-    )
+    assert torch.equal(scores.isfinite(), expected) and torch.equal(membership.scorable(unlearned, out), expected)
     assert not (others(unlearned) & others(out)).all()  # the case is there
 
 
@@ -260,10 +253,7 @@ def test_divergences_by_hand():
     found = forgetting_metrics.divergences(p, q)
     assert found["D_KL"] == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
     js = 0.5 * (
-        0.5 * math.log(0.5 / 0.7)
-        + 0.5 * math.log(0.5 / 0.3)
-        + 0.9 * math.log(0.9 / 0.7)
-        + 0.1 * math.log(0.1 / 0.3)
+        0.5 * math.log(0.5 / 0.7) + 0.5 * math.log(0.5 / 0.3) + 0.9 * math.log(0.9 / 0.7) + 0.1 * math.log(0.1 / 0.3)
     )
     assert found["JS"] == pytest.approx(js) == forgetting_metrics.divergences(q, p)["JS"]
 
@@ -296,11 +286,7 @@ def test_attacks_set_a_forgotten_class_against_the_kept_ones():
     z, y = judged(600, 0, 3.0, 2.0)
     test, labels = judged(300, 1, 2.0, 2.0)
     test[labels == 3] = 0.0
-    parts = {
-        "remain": (y != 3).nonzero()[:450, 0],
-        "forget": (y == 3).nonzero()[:, 0],
-        "val": torch.arange(0),
-    }
+    parts = {"remain": (y != 3).nonzero()[:450, 0], "forget": (y == 3).nonzero()[:, 0], "val": torch.arange(0)}
     numbers = lambda kept, c: forgetting_metrics.forgetting_numbers(z, y, parts, test[kept], labels[kept], c)
     whole, cut = numbers(labels >= 0, 3), numbers(labels != 3, 3)
     assert whole.pop("TA_forgotten") is not None and cut.pop("TA_forgotten") is None and whole == cut

@@ -24,16 +24,11 @@ def gaussian(n, d, seed=0, shift=0.0):
 def test_fid_of_diagonal_gaussians_is_the_closed_form():
     # |(3,4)|^2 + (2-1)^2 + (3-5)^2 = 25 + 1 + 4 for standard deviations (2,3) and (1,5)
     sigma_1, sigma_2 = torch.diag(torch.tensor([4.0, 9.0])), torch.diag(torch.tensor([1.0, 25.0]))
-    assert metrics.fid(torch.zeros(2), sigma_1, torch.tensor([3.0, 4.0]), sigma_2) == pytest.approx(
-        30.0, rel=1e-12
-    )
+    assert metrics.fid(torch.zeros(2), sigma_1, torch.tensor([3.0, 4.0]), sigma_2) == pytest.approx(30.0, rel=1e-12)
 
 
 def test_fid_equals_the_matrix_square_root_of_the_product():
-    a, b = (
-        gaussian(400, 12) @ gaussian(12, 12, seed=1),
-        gaussian(300, 12, seed=2) @ gaussian(12, 12, seed=3) + 1,
-    )
+    a, b = (gaussian(400, 12) @ gaussian(12, 12, seed=1), gaussian(300, 12, seed=2) @ gaussian(12, 12, seed=3) + 1)
     (mu_1, sigma_1), (mu_2, sigma_2) = metrics.statistics(a), metrics.statistics(b)
     np.testing.assert_allclose(sigma_1.numpy(), np.cov(a.numpy(), rowvar=False), rtol=1e-10)
     root = scipy.linalg.sqrtm((sigma_1 @ sigma_2).numpy()).real
@@ -46,9 +41,7 @@ def test_fid_of_singular_covariances_is_exact(rank):
     """Same eigenvectors: the trace is sum sqrt(a_i b_i). A zero that rounds to 1e-16 must not count as 1e-8."""
     for seed in range(5):
         q = torch.linalg.qr(gaussian(40, 40, seed)).Q
-        a, b = (
-            1 + torch.rand(2, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        ).unbind()
+        a, b = (1 + torch.rand(2, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).unbind()
         a[rank:] = 0
         one, two = ((q * eigenvalues) @ q.T for eigenvalues in (a, b))
         expected = (a * b).sqrt().sum().item()
@@ -73,9 +66,7 @@ def test_statistics_in_blocks(monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK", 6 * 7)
     mu, sigma = metrics.statistics(x)
     np.testing.assert_allclose(mu.numpy(), x.double().numpy().mean(0), rtol=1e-13)
-    np.testing.assert_allclose(
-        sigma.numpy(), np.cov(x.double().numpy(), rowvar=False), rtol=1e-10, atol=1e-12
-    )
+    np.testing.assert_allclose(sigma.numpy(), np.cov(x.double().numpy(), rowvar=False), rtol=1e-10, atol=1e-12)
 
 
 def test_fid_with_fewer_images_than_dimensions():
@@ -100,15 +91,11 @@ def test_inception_score_at_its_two_ends():
 
 
 def test_inception_score_is_the_mean_over_splits():
-    certain = 1e4 * torch.eye(
-        4
-    )  # split by 4: all four classes, then the first two twice -> (4 * 4 + 4 * 2) / 8
+    certain = 1e4 * torch.eye(4)  # split by 4: all four classes, then the first two twice -> (4 * 4 + 4 * 2) / 8
     logits = torch.cat([certain, certain[:2], certain[:2]])
     assert metrics.inception_score(logits, split=4) == pytest.approx(3, rel=1e-9)
     # a short last split of one image (score 1) weighs one image: (4 * 4 + 1) / 5
-    assert metrics.inception_score(torch.cat([certain, certain[:1]]), split=4) == pytest.approx(
-        17 / 5, rel=1e-9
-    )
+    assert metrics.inception_score(torch.cat([certain, certain[:1]]), split=4) == pytest.approx(17 / 5, rel=1e-9)
 
 
 # ---- precision and recall ----
@@ -145,9 +132,7 @@ def test_blocks_do_not_change_precision_and_recall(monkeypatch):
     samples, reference = gaussian(97, 3, seed=1, shift=0.7), gaussian(83, 3)
     whole = metrics.precision_recall(samples, reference)
     distances = torch.cdist(samples, reference)
-    r_r, r_s = (
-        torch.cdist(a, a).sort(1).values[:, 3] for a in (reference, samples)
-    )  # column 0 is the point itself
+    r_r, r_s = (torch.cdist(a, a).sort(1).values[:, 3] for a in (reference, samples))  # column 0 is the point itself
     assert whole[0] == (distances <= r_r).any(1).double().mean().item() < 1
     assert whole[1] == (distances <= r_s[:, None]).any(0).double().mean().item() < 1
     for side in (2, 10, 90):
@@ -166,17 +151,13 @@ def test_mmd2_equals_the_loop_over_pairs():
 
     within = [sum(k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j) for s in (x, y)]
     between = sum(k(a, b) for a in x for b in y)
-    assert metrics.mmd2(x, y).item() == pytest.approx(
-        within[0] / 30 + within[1] / 20 - 2 * between / 30, rel=1e-10
-    )
+    assert metrics.mmd2(x, y).item() == pytest.approx(within[0] / 30 + within[1] / 20 - 2 * between / 30, rel=1e-10)
 
 
 def test_kid_is_unbiased_and_seeded():
     pairs = [(gaussian(50, 4, seed=2 * i), gaussian(50, 4, seed=2 * i + 1)) for i in range(200)]
     values = torch.tensor([metrics.kid(x, y)[0] for x, y in pairs])
-    assert abs(values.mean()) < 3 * values.std() / math.sqrt(
-        len(values)
-    )  # a biased estimate lies 7 of these away
+    assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))  # a biased estimate lies 7 of these away
     assert (values < 0).any()
     x, y = gaussian(60, 4), gaussian(80, 4, seed=1, shift=1.0)
     assert metrics.kid(x, y, size=20, seed=3) == metrics.kid(x, y, size=20, seed=3)
@@ -202,9 +183,7 @@ def test_inception_score_equals_that_of_torch_fidelity():
     """Equal splits, in order; theirs are 10 shuffled ones by default, ours as many as 5000 go into N, in order."""
     logits = 3 * gaussian(120, 10)
     theirs = metric_isc.isc_features_to_metric(logits, splits=4, shuffle=False)
-    assert metrics.inception_score(logits, split=30) == pytest.approx(
-        theirs["inception_score_mean"], rel=1e-12
-    )
+    assert metrics.inception_score(logits, split=30) == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
 
 
 def test_kid_equals_that_of_torch_fidelity():
@@ -237,9 +216,7 @@ def test_entropy_of_uniform_and_of_certain_answers():
 
 def test_forgetting_numbers_of_four_samples():
     # two samples say class 1 with p = 3/4 (of the other two classes 1/8 each), one class 0, one is uniform (argmax 0)
-    p = torch.tensor(
-        [[1 / 8, 3 / 4, 1 / 8], [1 / 8, 3 / 4, 1 / 8], [3 / 4, 1 / 8, 1 / 8], [1 / 3, 1 / 3, 1 / 3]]
-    )
+    p = torch.tensor([[1 / 8, 3 / 4, 1 / 8], [1 / 8, 3 / 4, 1 / 8], [3 / 4, 1 / 8, 1 / 8], [1 / 3, 1 / 3, 1 / 3]])
     found = metrics.forgetting(p.double().log(), 1)
     h = -(0.75 * math.log(0.75) + 0.25 * math.log(0.125))
     assert found["n"] == 4 and found["class"] == 1 and found["confusion"] == [2, 2, 0]
@@ -289,9 +266,7 @@ def test_compare_says_what_is_missing_and_biased():
     assert found["sfid"] is None and "sFID does not exist" in notes
     assert "20 images for 30 feature dimensions: FID is biased upwards, 11 more would give" in notes
     assert (found["n_samples"], found["n_reference"]) == (20, 40)
-    full = metrics.compare(
-        samples, reference, torch.zeros(20, 5), spatial=(samples[:, :2], reference[:, :2] + 1)
-    )
+    full = metrics.compare(samples, reference, torch.zeros(20, 5), spatial=(samples[:, :2], reference[:, :2] + 1))
     expected = metrics.fid(*metrics.statistics(samples[:, :2]), *metrics.statistics(reference[:, :2] + 1))
     assert full["sfid"] == expected and "sFID" not in " ".join(full["notes"])
 
@@ -301,9 +276,7 @@ def test_compare_says_what_is_missing_and_biased():
 
 def test_the_hash_covers_the_protocol_alone():
     one = contract({"steps": 20, "w": 2.0}, {"seed": 0, "class": 0})
-    assert (
-        one["hash"] == contract({"w": 2, "steps": 20}, {"seed": 1, "class": 7})["hash"]
-    )  # order and 2.0 == 2
+    assert one["hash"] == contract({"w": 2, "steps": 20}, {"seed": 1, "class": 7})["hash"]  # order and 2.0 == 2
     assert one["hash"] != contract({"steps": 20, "w": 2.5}, {"seed": 0, "class": 0})["hash"]
     assert contract({"clamp": True}, {})["hash"] != contract({"clamp": 1}, {})["hash"]
     with pytest.raises(ValueError, match="seed belongs to the record"):

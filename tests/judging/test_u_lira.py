@@ -53,8 +53,15 @@ class FakeTraining:
             raise KeyboardInterrupt
         description = models.classifiers.describe("cnn", 10, 1, 8, width=1)
         torch.manual_seed(int(value("--seed")))
-        meta = {"world": "classifier", "mode": mode, "model": description, "forget": None, "cost": {"seconds": 1.0},
-                "data": {"dataset": "digits"}, "config": {"data": {"n_workers": 0}}}  # fmt: skip
+        meta = {
+            "world": "classifier",
+            "mode": mode,
+            "model": description,
+            "forget": None,
+            "cost": {"seconds": 1.0},
+            "data": {"dataset": "digits"},
+            "config": {"data": {"n_workers": 0}},
+        }
         weights = {"raw": models.build(description).state_dict()}
         checkpoint.save(run, 1, weights, {}, meta, 1, {"remain": torch.arange(1), "val": torch.arange(0)})
         return run
@@ -88,12 +95,36 @@ def test_thirds_of_the_candidates_are_left_out_and_forgotten(script, fake, capsy
     i = 2
     run = f"out/runs/pretrain_00{i}"
     files = f"out/indices/120_of_{n}_s0/shadow_00{i}"
-    assert fake.calls[2 * i] == ["--config", "digits_classifier.yml", "--mode", "pretrain", "--seed", "2", "--set",
-                                 f"data.indices={files}_train.json", "--set", "data.val_fraction=0",
-                                 "--save_dir", run]  # fmt: skip
-    assert fake.calls[2 * i + 1] == ["--config", "digits_classifier.yml", "--mode", "ga", "--seed", "2", "--model_path", run,
-                                     "--forget_idx", f"{files}_forget.json", "--lr", "0.5",
-                                     "--save_dir", f"out/runs/ga_00{i}"]  # fmt: skip
+    assert fake.calls[2 * i] == [
+        "--config",
+        "digits_classifier.yml",
+        "--mode",
+        "pretrain",
+        "--seed",
+        "2",
+        "--set",
+        f"data.indices={files}_train.json",
+        "--set",
+        "data.val_fraction=0",
+        "--save_dir",
+        run,
+    ]
+    assert fake.calls[2 * i + 1] == [
+        "--config",
+        "digits_classifier.yml",
+        "--mode",
+        "ga",
+        "--seed",
+        "2",
+        "--model_path",
+        run,
+        "--forget_idx",
+        f"{files}_forget.json",
+        "--lr",
+        "0.5",
+        "--save_dir",
+        f"out/runs/ga_00{i}",
+    ]
     found, text = json.loads(path.read_text()), capsys.readouterr().out
     assert f"TPR@1%FPR: {found['tpr']:.4f}, 95 % [" in text and "higher leaks more; 0.01 is chance" in text
     assert found["contract"]["words"] == ["--lr", "0.5"] and found["n_models"] == 6
@@ -105,7 +136,8 @@ def test_more_shadows_go_on_from_those_there_are(script, fake):
     assert len(fake.calls) == 12
     script.main([*ARGV, "--n_shadows", "8"])
     assert [c[c.index("--save_dir") + 1] for c in fake.calls[12:]] == [
-        f"out/runs/{mode}_00{i}" for i in (6, 7) for mode in ("pretrain", "ga")]  # fmt: skip
+        f"out/runs/{mode}_00{i}" for i in (6, 7) for mode in ("pretrain", "ga")
+    ]
     with pytest.raises(InputError, match="pretrain_000.json: this stage was run as"):
         script.main([*ARGV, "--n_candidates", "150"])
     with pytest.raises(InputError, match="ga_000.json: this stage was run as"):
@@ -175,9 +207,7 @@ def test_the_attack_sees_what_was_forgotten(script, fake, monkeypatch):
 
 def test_budgets_without_a_rate_are_refused_before_training(script, fake):
     for more in (["--n_shadows", "2"], ["--n_candidates", "60"]):
-        with pytest.raises(
-            InputError, match="out scores, wanted at least 100 for a rate at 1% false positives"
-        ):
+        with pytest.raises(InputError, match="out scores, wanted at least 100 for a rate at 1% false positives"):
             script.main([*ARGV, *more])
     with pytest.raises(InputError, match="--n_candidates 5000: digits has"):
         script.main([*ARGV, "--n_candidates", "5000"])
@@ -191,19 +221,7 @@ def test_with_real_commands(script, mode):
         "base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256}\nmodes:\n  pretrain:\n    model: {name: cnn, width: 4}\n"
     )
     more = {"salun": ["--", "--epochs", "1"], "sfron": ["--", "--set", "training.n_iters=4"]}.get(mode, [])
-    argv = [
-        "--out",
-        "out",
-        "--config",
-        "toy.yml",
-        "--mode",
-        mode,
-        "--n_shadows",
-        "6",
-        "--n_candidates",
-        "120",
-        *more,
-    ]
+    argv = ["--out", "out", "--config", "toy.yml", "--mode", mode, "--n_shadows", "6", "--n_candidates", "120", *more]
     path = script.main(argv)
     found = json.loads(path.read_text())
     assert 0 <= found["tpr"] <= 1 and found["n_models"] == 6

@@ -42,8 +42,13 @@ def runner(cls, task, model, forget, remain=None, **sections):
 def test_esd_follows_the_original_guided_away_from_the_class():
     # eps_c = 2, eps_null = 3: target 3 - eta (2 - 3) = 3 + eta; the prediction is 2
     for eta in (1.0, 0.5):
-        r = runner(ESD, denoising(), Shift(), (torch.zeros(2, 1, 1, 1), torch.tensor([2, 2])),
-                   esd=types.SimpleNamespace(eta=eta))  # fmt: skip
+        r = runner(
+            ESD,
+            denoising(),
+            Shift(),
+            (torch.zeros(2, 1, 1, 1), torch.tensor([2, 2])),
+            esd=types.SimpleNamespace(eta=eta),
+        )
         stats = r.step(0)
         assert stats["forget"].item() == pytest.approx((1 + eta) ** 2)
         (loss,) = r.updates
@@ -98,11 +103,7 @@ def test_scrambled_targets_say_nothing_and_keep_the_input():
     torch.manual_seed(0)
     draw = denoising().draw(torch.rand(64, 1, 8, 8), torch.zeros(64, dtype=torch.long))
     scrambled = denoising().scrambled(draw)
-    assert (
-        torch.equal(scrambled.x, draw.x)
-        and torch.equal(scrambled.t, draw.t)
-        and torch.equal(scrambled.c, draw.c)
-    )
+    assert torch.equal(scrambled.x, draw.x) and torch.equal(scrambled.t, draw.t) and torch.equal(scrambled.c, draw.c)
     assert scrambled.eps.min() >= 0 and scrambled.eps.max() <= 1
     assert abs(scrambled.eps.mean() - 0.5) < 0.02 and abs(scrambled.eps.std() - 12**-0.5) < 0.01
     labels = Classification(4).scrambled(Draw(torch.zeros(800, 1), torch.zeros(800, dtype=torch.long))).c

@@ -20,11 +20,7 @@ MODELS = {
 }
 UNLEARNING = [m for m, runner in MODES.items() if getattr(runner, "step", None) and not runner.fresh]
 TOY = ["--batch_size", "8", "--epochs", "1"]
-LIMITED = {
-    "sfron": ["--set", "training.n_iters=6"],
-    "sa": ["--set", "training.n_iters=4"],
-    "iu": ["--set", "iu.k=12"],
-}
+LIMITED = {"sfron": ["--set", "training.n_iters=6"], "sa": ["--set", "training.n_iters=4"], "iu": ["--set", "iu.k=12"]}
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -33,8 +29,23 @@ def original(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     indices = folder / "hundred.json"
     indices.write_text(json.dumps(list(range(0, 1500, 15))))
-    run = train.main(["--mode", "pretrain", "--dataset", "digits", *MODELS[request.param], "--epochs", "3",
-                      "--batch_size", "16", "--set", f"data.indices={indices}", "--save_dir", str(folder / "origin")])  # fmt: skip
+    run = train.main(
+        [
+            "--mode",
+            "pretrain",
+            "--dataset",
+            "digits",
+            *MODELS[request.param],
+            "--epochs",
+            "3",
+            "--batch_size",
+            "16",
+            "--set",
+            f"data.indices={indices}",
+            "--save_dir",
+            str(folder / "origin"),
+        ]
+    )
     start = ["--model_path", str(run), "--forget_fraction", "0.2"]
     train.main(["--mode", "generate_mask", *start, "--save_dir", str(folder / "mask")])
     train.main(["--mode", "generate_fisher", *start, "--save_dir", str(folder / "fisher")])
@@ -78,9 +89,7 @@ def test_published_names_of_methods(original, name, mode, capsys):
 
 def test_retrain_takes_architecture_and_split_of_its_original(original):
     run, start, _ = original
-    again = train.main(
-        ["--unlearn", "retrain", *start, "--epochs", "1", "--batch_size", "16", "--save_dir", "again"]
-    )
+    again = train.main(["--unlearn", "retrain", *start, "--epochs", "1", "--batch_size", "16", "--save_dir", "again"])
     assert checkpoint.load_meta(again)["model"] == checkpoint.load_meta(run)["model"]
     theirs, ours = checkpoint.load_indices(run), checkpoint.load_indices(again)
     assert torch.equal(torch.cat([ours["forget"], ours["remain"]]).sort().values, theirs["remain"])
@@ -127,8 +136,19 @@ def test_the_forget_set_depends_on_the_seed_and_the_split_on_the_original(origin
 def test_a_forget_set_by_index_file_comes_back_from_a_run(original):
     run, start, _ = original
     first = train.main(["--mode", "ga", *start, *TOY, "--save_dir", "first"])
-    again = train.main(["--mode", "ga", "--model_path", str(run), "--forget_idx", f"{first}/logs/forget_indices.json",
-                        *TOY, "--save_dir", "again"])  # fmt: skip
+    again = train.main(
+        [
+            "--mode",
+            "ga",
+            "--model_path",
+            str(run),
+            "--forget_idx",
+            f"{first}/logs/forget_indices.json",
+            *TOY,
+            "--save_dir",
+            "again",
+        ]
+    )
     one, two = (checkpoint.load_indices(r) for r in (first, again))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert checkpoint.load_meta(again)["selection"]["name"] == "idx-forget_indices"
@@ -139,10 +159,7 @@ BAD_SELECTIONS = {
     "everything": (["--forget_fraction", "1.0"], r"forget\.fraction.*|leaves none to remain"),
     "none": (["--num_indexes_to_replace", "0"], r"forget\.count: got 0"),
     "too many": (["--num_indexes_to_replace", "91"], r"91 is not in 1\.\.90"),
-    "two ways": (
-        ["--num_indexes_to_replace", "3", "--forget_fraction", "0.1"],
-        r"forget: got count and fraction",
-    ),
+    "two ways": (["--num_indexes_to_replace", "3", "--forget_fraction", "0.1"], r"forget: got count and fraction"),
     "never trained on": (["--forget_idx", "unseen.json"], r"unseen\.json: index 1 is not among the examples"),
     "out of range": (["--forget_idx", "range.json"], r"range\.json: index 1500 is not in 0\.\.1499"),
     "repeated": (["--forget_idx", "twice.json"], r"twice\.json: index \d+ is listed more than once"),
@@ -169,26 +186,35 @@ def test_bad_forget_sets_are_one_line_and_write_nothing(original, words, line):
 
 def test_a_checkpoint_of_another_architecture_says_which_weights(original):
     _, start, _ = original
-    with pytest.raises(
-        InputError, match=r"model: the checkpoint has .*\d+ tensors do not fit the model: \w+.*"
-    ):
+    with pytest.raises(InputError, match=r"model: the checkpoint has .*\d+ tensors do not fit the model: \w+.*"):
         train.main(["--mode", "ga", *start, *TOY, "--arch", "resnet20s", "--save_dir", "out"])
 
 
 def test_weights_that_become_nan_are_never_written(original):
     _, start, _ = original
     with pytest.raises(InputError, match=r"a weight is NaN at step 1.*--alpha"):
-        train.main(
-            ["--unlearn", "wfisher", *start, *TOY, "--set", "iu.k=8", "--alpha", "1e38", "--save_dir", "out"]
-        )
+        train.main(["--unlearn", "wfisher", *start, *TOY, "--set", "iu.k=8", "--alpha", "1e38", "--save_dir", "out"])
     assert not list(Path("out").glob("ckpts/step_*"))
 
 
 def test_a_mask_for_other_images_is_refused(original):
     run, _, folder = original
     with pytest.raises(InputError, match="made for forget set random0.2_s0"):
-        train.main(["--mode", "ga", "--model_path", str(run), "--forget_fraction", "0.3", *TOY, "--mask_path",
-                    str(folder / "mask" / "with_0.5.safetensors"), "--save_dir", "out"])  # fmt: skip
+        train.main(
+            [
+                "--mode",
+                "ga",
+                "--model_path",
+                str(run),
+                "--forget_fraction",
+                "0.3",
+                *TOY,
+                "--mask_path",
+                str(folder / "mask" / "with_0.5.safetensors"),
+                "--save_dir",
+                "out",
+            ]
+        )
 
 
 def test_save_dir_is_never_written_over(original):

@@ -30,9 +30,28 @@ def folder(tmp_path_factory):
     """A toy original on a hundred digits, all of them for training, in origin/; SalUn's mask in mask/."""
     folder = tmp_path_factory.mktemp("steps")
     (folder / "hundred.json").write_text(json.dumps(list(range(0, 1500, 15))))
-    train.main(["--mode", "pretrain", "--dataset", "digits", "--set", "model={name: cnn, width: 4}", "--epochs", "4",
-                "--batch_size", "16", "--set", f"data.indices={folder / 'hundred.json'}", "--lr", "0.01",
-                "--set", "data.val_fraction=0", "--save_dir", str(folder / "origin")])  # fmt: skip
+    train.main(
+        [
+            "--mode",
+            "pretrain",
+            "--dataset",
+            "digits",
+            "--set",
+            "model={name: cnn, width: 4}",
+            "--epochs",
+            "4",
+            "--batch_size",
+            "16",
+            "--set",
+            f"data.indices={folder / 'hundred.json'}",
+            "--lr",
+            "0.01",
+            "--set",
+            "data.val_fraction=0",
+            "--save_dir",
+            str(folder / "origin"),
+        ]
+    )
     train.main(["--mode", "generate_mask", *start(folder), "--save_dir", str(folder / "mask")])
     return folder
 
@@ -43,16 +62,26 @@ def start(folder, forget=("--forget_fraction", "0.2")):
 
 def words(folder, mode, *more, **kwargs):
     """80 remain, 20 are forgotten: passes of 5 and 2 steps, 7 where both are mixed."""
-    return ["--mode", mode, *start(folder, **kwargs), "--epochs", "2", "--batch_size", str(BATCH),
-            "--set", "training.log_freq=1", "--set", "device=cpu", *more]  # fmt: skip
+    return [
+        "--mode",
+        mode,
+        *start(folder, **kwargs),
+        "--epochs",
+        "2",
+        "--batch_size",
+        str(BATCH),
+        "--set",
+        "training.log_freq=1",
+        "--set",
+        "device=cpu",
+        *more,
+    ]
 
 
 def build(folder, mode, *more, **kwargs):
     """The runner of a command, ready for its step 0; what it descends on is collected in `losses` and changes nothing."""
     args = train.parser().parse_args(words(folder, mode, *more, **kwargs))
-    cfg = config.load_config(
-        train.config_name(args), mode, args.overlay, args.set, config_flags(args, train.FLAGS)
-    )
+    cfg = config.load_config(train.config_name(args), mode, args.overlay, args.set, config_flags(args, train.FLAGS))
     runner = MODES[mode](cfg, prepare(cfg, mode, False))
     runner.plain.train()
     if cfg.unlearn.bn_mode == "freeze":
@@ -147,8 +176,17 @@ def test_scrubs_first_step_moves_nothing(folder):
     r.step(0)
     assert max(float(g.abs().max()) for g in gradient(r, r.losses[0])) < 1e-7
     # one epoch of one step: the forget set in one batch
-    run = train.main([*words(folder, "scrub", *common, "--set", "scrub.gamma=0"), "--epochs", "1",
-                      "--batch_size", "128", "--save_dir", "out"])  # fmt: skip
+    run = train.main(
+        [
+            *words(folder, "scrub", *common, "--set", "scrub.gamma=0"),
+            "--epochs",
+            "1",
+            "--batch_size",
+            "128",
+            "--save_dir",
+            "out",
+        ]
+    )
     before, after = weights(folder / "origin"), weights(run)
     assert [sorted(s) for s in stats(run)] == [["forget", "step"], ["divergence", "remain", "step"]]
     assert all(torch.allclose(before[n], after[n], atol=1e-6) for n in before)
@@ -176,18 +214,17 @@ def test_bad_teachers_targets_are_the_originals_or_a_random_networks(folder, t):
     assert torch.allclose(p[is_f] * t, r.bad(draw.x)[is_f], atol=1e-6)
     assert torch.allclose(q * t, r.plain(draw.x), atol=1e-5)
     assert r.losses[0].item() == pytest.approx(kl(p, q, 1.0), rel=1e-4)
-    assert all(
-        (a - b).abs().max() > 0.01 for a, b in zip(r.bad.parameters(), original.parameters()) if a.ndim > 1
-    )
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(r.bad.parameters(), original.parameters()) if a.ndim > 1)
     assert not r.bad.training and not any(w.requires_grad for m in (r.good, r.bad) for w in m.parameters())
 
 
 # ---- l1-sparse, NegGrad+
 
 
-@pytest.mark.parametrize("epochs, without, wanted", [
-    (4, 0, [1, 3 / 4, 1 / 2, 1 / 4]), (4, 1, [1, 2 / 3, 1 / 3, 0]), (3, 2, [1, 0, 0]), (2, 2, [0, 0]), (2, 5, [0, 0])
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "epochs, without, wanted",
+    [(4, 0, [1, 3 / 4, 1 / 2, 1 / 4]), (4, 1, [1, 2 / 3, 1 / 3, 0]), (3, 2, [1, 0, 0]), (2, 2, [0, 0]), (2, 5, [0, 0])],
+)
 def test_the_l1_weight_falls_to_zero(folder, epochs, without, wanted):
     r = build(folder, "l1_sparse", "--alpha", "0.01", "--no_l1_epochs", f"{without}", "--epochs", f"{epochs}")
     steps = 5  # of an epoch: 80 / 16
@@ -218,9 +255,7 @@ def test_neggrads_gradient_is_the_weighted_difference(folder):
 
 
 def test_neggrads_ascent_can_fade(folder):
-    r = build(
-        folder, "neggrad", "--forget_alpha", "0.3", "--decay_forget_alpha", "--set", "training.epochs=2"
-    )
+    r = build(folder, "neggrad", "--forget_alpha", "0.3", "--decay_forget_alpha", "--set", "training.epochs=2")
     found = [r.step(k)["alpha"] for k in range(10)]
     assert found == pytest.approx([0.3 * (1 + math.cos(math.pi * k / 10)) / 2 for k in range(10)])
 
@@ -374,9 +409,7 @@ def test_the_soft_mask_opens_and_its_last_step_pulls_nothing(folder, monkeypatch
     run = train.main([*words(folder, "salun_soft", "--set", "salun_soft.ratio=0.8"), "--save_dir", "out"])
     total = sum(p.numel() for n, p in weights(run).items() if "running" not in n and n not in ("mean", "std"))
     n = len(stats(run))
-    assert n == 14 and [s for s, _, _ in shares] == pytest.approx(
-        [0.8 * (1 - (k + 1) / n) for k in range(n)], abs=1e-9
-    )
+    assert n == 14 and [s for s, _, _ in shares] == pytest.approx([0.8 * (1 - (k + 1) / n) for k in range(n)], abs=1e-9)
     assert all(same >= int(share * total * 0.99) for share, same, _ in shares)
     assert shares[-1][0] == 0 and shares[-1][2] and not any(untouched for *_, untouched in shares[:-1])
     taus = [s["tau"] for s in stats(run)]
@@ -390,9 +423,24 @@ def test_the_soft_mask_opens_and_its_last_step_pulls_nothing(folder, monkeypatch
 def test_sfron_keeps_masked_weights_only_where_asked(folder, mask_mode, stays):
     """Its remain steps move all weights; without a word about it, too. Not by their decay alone: that is 0 there."""
     path = folder / "mask" / "with_0.5.safetensors"
-    run = train.main([*words(folder, "sfron", "--mask_path", str(path), "--set", f"unlearn.mask_mode={mask_mode}",
-                             "--set", "unlearn.forget_every=2", "--weight_decay", "5e-4" if stays else "0"),
-                      "--save_dir", "out"])  # fmt: skip
+    run = train.main(
+        [
+            *words(
+                folder,
+                "sfron",
+                "--mask_path",
+                str(path),
+                "--set",
+                f"unlearn.mask_mode={mask_mode}",
+                "--set",
+                "unlearn.forget_every=2",
+                "--weight_decay",
+                "5e-4" if stays else "0",
+            ),
+            "--save_dir",
+            "out",
+        ]
+    )
     before, after = weights(folder / "origin"), weights(run)
     mask = load_mask(path, None, None)
     kept = [torch.equal(after[n][~m], before[n][~m]) for n, m in mask.items() if (~m).any()]
@@ -422,12 +470,7 @@ def test_ffs_noise_follows_alpha_its_cap_and_the_head(folder):
     one, _ = moved(folder, "fisher_forget", "one", *big, "--alpha", "1e-6")
     other, _ = moved(folder, "fisher_forget", "other", *big, "--alpha", "4e-6")
     assert all(torch.allclose(other[n], 2 * d, rtol=1e-3, atol=1e-6) for n, d in one.items())
-    flat = [
-        "--set",
-        "fisher_forget.cap=1e-4",
-        "--alpha",
-        "1e3",
-    ]  # the cap everywhere: plain noise of std 0.01
+    flat = ["--set", "fisher_forget.cap=1e-4", "--alpha", "1e3"]  # the cap everywhere: plain noise of std 0.01
     capped, _ = moved(folder, "fisher_forget", "capped", *flat, "--set", "fisher_forget.head_factor=1")
     everything = torch.cat([d.flatten() for d in capped.values()])
     assert everything.std().item() == pytest.approx(0.01, rel=0.05) and abs(everything.mean()) < 1e-3

@@ -32,23 +32,8 @@ VARIANTS = {
     "sfron_joint": ("sfron", "--method", "joint", "MASK", "--set", "unlearn.forget_every=1"),
     "rl": ("salun",),
     "salun": ("salun", "SALIENCY"),
-    "salun_ga": (
-        "salun",
-        "SALIENCY",
-        "--unlearn_loss",
-        "ga",
-        "--forget_alpha",
-        "0.5",
-        "--decay_forget_alpha",
-    ),
-    "salun_as_published": (
-        "salun",
-        "SALIENCY",
-        "--overlay",
-        "as_published.yml",
-        "--set",
-        "optim.weight_decay=0.01",
-    ),
+    "salun_ga": ("salun", "SALIENCY", "--unlearn_loss", "ga", "--forget_alpha", "0.5", "--decay_forget_alpha"),
+    "salun_as_published": ("salun", "SALIENCY", "--overlay", "as_published.yml", "--set", "optim.weight_decay=0.01"),
     "sa": ("sa", "FISHER"),
     "sa_masked": ("sa", "FISHER", "SALIENCY"),
     "esd": ("esd",),
@@ -133,8 +118,16 @@ def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     if mode not in cases.WORLDS[world]:
         pytest.skip("moves decision boundaries: classifiers only")
     more = parts["FISHER"] if mode == "sa" else []
-    settings = ["--set", f"optim.name={optimizer}", "--set", "optim.weight_decay=0.1", "--set", "optim.momentum=0.9",
-                "--set", "optim.lr=1e-3"]  # fmt: skip
+    settings = [
+        "--set",
+        f"optim.name={optimizer}",
+        "--set",
+        "optim.weight_decay=0.1",
+        "--set",
+        "optim.momentum=0.9",
+        "--set",
+        "optim.lr=1e-3",
+    ]
     after = cases.weights(cases.unlearn(world, mode, run, *parts["SALIENCY"], *settings, *more))
     before = cases.weights(run, "ema" if world == "ddpm" else "raw")
     mask = load_mask(parts["SALIENCY"][1], None, None)
@@ -164,15 +157,7 @@ def test_retrain_and_finetune_never_draw_the_forgotten_class(original, monkeypat
     monkeypatch.setattr(task, "draw", lambda self, x, c, *a, **k: seen.append(c) or draw(self, x, c, *a, **k))
     cases.unlearn(world, "finetune", run, "--set", "training.batch_size=64", label=3)
     cases.train.main(
-        [
-            "--mode",
-            "retrain",
-            "--config",
-            *cases.WORLDS[world]["pretrain"],
-            *cases.TOY,
-            "--label_to_forget",
-            "3",
-        ]
+        ["--mode", "retrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY, "--label_to_forget", "3"]
     )
     drawn = torch.cat(seen)
     assert 3 not in drawn and len(drawn.unique()) == 9
@@ -267,7 +252,5 @@ def test_targets_are_predicted_in_eval_mode_and_the_mode_is_restored():
 def test_decayed_alpha(original):
     """alpha_k = alpha (1 + cos(pi k / T)) / 2 over T = 4 steps, METHODS."""
     world, run, _ = original
-    found = losses(cases.unlearn(world, "sfron", run, "--forget_alpha", "2.0", "--decay_forget_alpha"))[
-        "alpha"
-    ]
+    found = losses(cases.unlearn(world, "sfron", run, "--forget_alpha", "2.0", "--decay_forget_alpha"))["alpha"]
     assert found == pytest.approx([1 + math.cos(math.pi * k / 4) for k in range(4)])

@@ -24,13 +24,7 @@ def double_argsort(score, share):
     rank = flat.argsort(descending=True, stable=True).argsort()
     kept = rank < int(len(flat) * share)
     return dict(
-        zip(
-            score,
-            (
-                k.view(s.shape)
-                for k, s in zip(kept.split([s.numel() for s in score.values()]), score.values())
-            ),
-        )
+        zip(score, (k.view(s.shape) for k, s in zip(kept.split([s.numel() for s in score.values()]), score.values())))
     )
 
 
@@ -95,8 +89,9 @@ def original(request, tmp_path_factory):
 
 
 def make_masks(world, run, *more):
-    return cases.train.main(["--mode", "generate_mask", "--config", *cases.WORLDS[world]["saliency"],
-                             *cases.from_run(run, 0), *more])  # fmt: skip
+    return cases.train.main(
+        ["--mode", "generate_mask", "--config", *cases.WORLDS[world]["saliency"], *cases.from_run(run, 0), *more]
+    )
 
 
 def test_masks_lie_where_the_readme_says_and_hold_exactly_their_share(original, capsys):
@@ -163,9 +158,7 @@ def test_published_hyper_parameters():
         2.0,
         [0.5],
     )
-    published = load_config(
-        "cifar10_saliency_unlearn.yml", "salun", overlays=["as_published.yml"], flags=flags
-    )
+    published = load_config("cifar10_saliency_unlearn.yml", "salun", overlays=["as_published.yml"], flags=flags)
     assert (published.unlearn.mask_mode, published.unlearn.clip_first, published.saliency.clip) == (
         "gradient",
         True,

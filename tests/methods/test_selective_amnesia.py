@@ -51,9 +51,7 @@ def test_the_sweep_covers_every_timestep_once_and_chunks_change_nothing():
     (d,) = whole
     x = 2 * torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 1
     a = torch.linspace(0.9, 0.1, 12).view(-1, 1, 1, 1)
-    assert d.t.tolist() == list(range(12)) and torch.allclose(
-        d.x, a.sqrt() * x + (1 - a).sqrt() * d.eps, atol=1e-6
-    )
+    assert d.t.tolist() == list(range(12)) and torch.allclose(d.x, a.sqrt() * x + (1 - a).sqrt() * d.eps, atol=1e-6)
     assert (d.c == 0).all()
 
 
@@ -72,8 +70,9 @@ def test_sweep_is_the_mean_of_squared_sums_of_single_gradients():
     for i in range(3):
         summed = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         for d in draws(12, i):  # batch 1 per timestep
-            for name, g in zip(summed, torch.autograd.grad(task().losses(model, d).sum(), list(model.parameters()),
-                                                           allow_unused=True)):  # fmt: skip
+            for name, g in zip(
+                summed, torch.autograd.grad(task().losses(model, d).sum(), list(model.parameters()), allow_unused=True)
+            ):
                 summed[name] += 0 if g is None else g
         for name, g in summed.items():
             wanted[name] += g**2
@@ -119,9 +118,7 @@ def run(tmp_path_factory):
 
 
 def make_fisher(run, *more):
-    return fim.main(
-        ["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1", *more]
-    )
+    return fim.main(["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1", *more])
 
 
 def test_the_fisher_lies_where_the_readme_says_in_both_formats(run):
@@ -151,8 +148,9 @@ def test_an_interrupted_fisher_goes_on_to_the_same_bits(run, monkeypatch, capsys
         patch.setattr(fim_runner.SweepFisher, "_due", lambda self, n: n == 3)
         make_fisher(run)
     assert not (run / "fisher_dict.safetensors").exists()
-    monkeypatch.setattr(fim_runner.SweepFisher, "_sweeps",
-                        lambda self, start: passed.append(start) or sweep_images(self, start))  # fmt: skip
+    monkeypatch.setattr(
+        fim_runner.SweepFisher, "_sweeps", lambda self, start: passed.append(start) or sweep_images(self, start)
+    )
     make_fisher(run, "--n_chunks", "7")
     assert passed == [3] and "resuming after 3 of 10" in capsys.readouterr().out
     found, made = load_tensors(run / "fisher_dict.safetensors")
@@ -182,12 +180,7 @@ def test_the_class_is_replaced_by_noise_and_the_others_are_the_models_own_sample
     assert all(a == () and k == {} for _, _, a, k in seen)  # no labels dropped
     assert all((c == 0).all() for _, c, _, _ in surrogates)
     x = torch.cat([x for x, *_ in surrogates])
-    assert (
-        0 <= x.min() < 0.01
-        and 0.99 < x.max() <= 1
-        and abs(x.mean() - 0.5) < 0.01
-        and abs(x.std() - 12**-0.5) < 0.01
-    )
+    assert 0 <= x.min() < 0.01 and 0.99 < x.max() <= 1 and abs(x.mean() - 0.5) < 0.01 and abs(x.std() - 12**-0.5) < 0.01
     assert torch.cat([c for _, c, _, _ in replays]).unique().tolist() == list(range(1, 10))
     drawn = torch.stack([torch.from_numpy(_png(run / "class_samples" / "3" / f"{k}.png")) for k in range(2)])
     threes = torch.cat([x[c == 3] for x, c, _, _ in replays])[:, 0] * 255
@@ -204,8 +197,11 @@ def test_the_loss_is_the_sum_of_its_three_parts(run, monkeypatch):
 
     values = []
     descend = SelectiveAmnesia.descend
-    monkeypatch.setattr(SelectiveAmnesia, "descend",
-                        lambda self, loss, *a, **k: values.append(loss.item()) or descend(self, loss, *a, **k))  # fmt: skip
+    monkeypatch.setattr(
+        SelectiveAmnesia,
+        "descend",
+        lambda self, loss, *a, **k: values.append(loss.item()) or descend(self, loss, *a, **k),
+    )
     out = cases.unlearn(
         "ddpm", "sa", run, "--set", "sa.lmbda=7.0", "--set", "sa.gamma_gr=3.0", "--set", "optim.lr=1e-2"
     )
@@ -270,13 +266,14 @@ def test_a_fisher_of_another_model_is_refused(run):
         cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=nowhere.safetensors")
     fisher, made = load_tensors(run / "fisher_dict.safetensors")
     save_tensors("cut.safetensors", {n: f for n, f in fisher.items() if n != "conv_in.weight"}, made)
-    with pytest.raises(
-        InputError, match=r"made for another architecture: 1 names or shapes differ: conv_in\.weight"
-    ):
+    with pytest.raises(InputError, match=r"made for another architecture: 1 names or shapes differ: conv_in\.weight"):
         cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=cut.safetensors")
-    for wrong, message in (({"estimator": "saliency"}, "is no Fisher, but a file of saliency tensors"),
-                           ({"threshold": 1.0}, "is no Fisher"), ({"set": "forget"}, "of the forget set; wanted"),
-                           ({"forget": {"dataset": "digits", "label": 7}}, "made for class 7, this run forgets class 0")):  # fmt: skip
+    for wrong, message in (
+        ({"estimator": "saliency"}, "is no Fisher, but a file of saliency tensors"),
+        ({"threshold": 1.0}, "is no Fisher"),
+        ({"set": "forget"}, "of the forget set; wanted"),
+        ({"forget": {"dataset": "digits", "label": 7}}, "made for class 7, this run forgets class 0"),
+    ):
         save_tensors("other.safetensors", fisher, {**made, **wrong})
         with pytest.raises(InputError, match=f"Fisher other.safetensors: {message}"):
             cases.unlearn("ddpm", "sa", run, "--set", "sa.fisher_path=other.safetensors")
@@ -308,11 +305,14 @@ def test_a_pickle_with_code_in_it_is_refused_and_nothing_runs(run):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("missing, message", [
-    ("class_samples", r"class_samples: no such folder; python sample\.py --mode sample_classes makes it"),
-    ("class_samples/4", r"class_samples: no samples of class 4; python"),
-    ("class_samples/4/0.png", r"class_samples: fewer than 2 samples of class 4 \(fim\.per_class\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        ("class_samples", r"class_samples: no such folder; python sample\.py --mode sample_classes makes it"),
+        ("class_samples/4", r"class_samples: no samples of class 4; python"),
+        ("class_samples/4/0.png", r"class_samples: fewer than 2 samples of class 4 \(fim\.per_class\)"),
+    ],
+)
 def test_replay_that_is_not_there_is_named(run, missing, message):
     copy = Path(shutil.copytree(run, "copy"))
     path = copy / missing
@@ -328,9 +328,7 @@ def test_replay_of_another_size_is_refused(run):
     copy = Path(shutil.copytree(run, "copy"))
     for path in copy.glob("class_samples/*/*.png"):
         Image.open(path).resize((9, 9)).save(path)
-    with pytest.raises(
-        InputError, match=r"class_samples: images of shape \(1, 9, 9\), the model draws \(1, 8, 8\)"
-    ):
+    with pytest.raises(InputError, match=r"class_samples: images of shape \(1, 9, 9\), the model draws \(1, 8, 8\)"):
         make_fisher(copy)
 
 

@@ -50,12 +50,19 @@ def test_counts_by_hand_are_the_published_ones():
     assert (wide([2, 2, 2, 2]), thin(3), VGG) == (11_173_962, 269_722, 14_728_266)
 
 
-@pytest.mark.parametrize("arch, count, dims", [
-    ("resnet18", wide([2, 2, 2, 2]), 512), ("resnet34", wide([3, 4, 6, 3]), 512),
-    # torchvision's 25,557,032 with 2048 x 10 + 10 for 2048 x 1000 + 1000 and 3x3 for 7x7 in the first layer
-    ("resnet50", 25_557_032 - 990 * 2049 - 3 * 64 * 40, 2048),
-    ("resnet20s", thin(3), 64), ("resnet44s", thin(7), 64), ("resnet56s", thin(9), 64), ("vgg16_bn", VGG, 512),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, count, dims",
+    [
+        ("resnet18", wide([2, 2, 2, 2]), 512),
+        ("resnet34", wide([3, 4, 6, 3]), 512),
+        # torchvision's 25,557,032 with 2048 x 10 + 10 for 2048 x 1000 + 1000 and 3x3 for 7x7 in the first layer
+        ("resnet50", 25_557_032 - 990 * 2049 - 3 * 64 * 40, 2048),
+        ("resnet20s", thin(3), 64),
+        ("resnet44s", thin(7), 64),
+        ("resnet56s", thin(9), 64),
+        ("vgg16_bn", VGG, 512),
+    ],
+)
 def test_weights_and_features(arch, count, dims):
     net = build(arch)
     assert sum(p.numel() for p in net.parameters()) == count
@@ -153,23 +160,24 @@ def test_vgg_leaves_out_pools_that_small_images_lack_pixels_for(size, pools):
     assert set(net.state_dict()) == set(build("vgg16_bn").state_dict())  # names do not depend on the size
 
 
-@pytest.mark.parametrize("arch, layer, fan_out", [
-    ("resnet18", "conv1", 64 * 9), ("resnet18", "layer3.0.conv1", 256 * 9), ("resnet20s", "layer3.0.conv2", 64 * 9),
-    ("vgg16_bn", "body.10", 128 * 9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, layer, fan_out",
+    [
+        ("resnet18", "conv1", 64 * 9),
+        ("resnet18", "layer3.0.conv1", 256 * 9),
+        ("resnet20s", "layer3.0.conv2", 64 * 9),
+        ("vgg16_bn", "body.10", 128 * 9),
+    ],
+)
 def test_convolutions_start_he_normal(arch, layer, fan_out):
     weight = build(arch).get_submodule(layer).weight.detach()
     wanted, n = (2 / fan_out) ** 0.5, weight.numel()
-    assert (
-        abs(weight.std() / wanted - 1) < 4 / (2 * n) ** 0.5
-    )  # four standard deviations of a standard deviation
+    assert abs(weight.std() / wanted - 1) < 4 / (2 * n) ** 0.5  # four standard deviations of a standard deviation
     assert weight.abs().max() > 2.5 * wanted  # a uniform distribution ends at 1.7
 
 
 def test_mistakes_are_one_line():
-    with pytest.raises(
-        ArchitectureError, match=r"model\.arch: 'resnet20' is not .*: resnet18, resnet34"
-    ) as error:
+    with pytest.raises(ArchitectureError, match=r"model\.arch: 'resnet20' is not .*: resnet18, resnet34") as error:
         build("resnet20")
     assert all(name in str(error.value) for name in CIFAR_ARCHS) and "\n" not in str(error.value)
     with pytest.raises(ArchitectureError, match=r"model\.std: has 3 numbers, wanted one .* 1 channel"):

@@ -54,9 +54,9 @@ def test_names_and_numbers_are_the_plain_models(arch, plain):
     assert set(own) - {"mean", "std"} == set(plain.state_dict())
     plain.load_state_dict({k: v for k, v in own.items() if k not in ("mean", "std")})
     x = torch.rand(2, 3, 32, 32)
-    normalised = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
-        [0.229, 0.224, 0.225]
-    )[:, None, None]
+    normalised = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
     torch.testing.assert_close(net(x), plain(normalised), rtol=1e-5, atol=1e-5)
 
 
@@ -101,19 +101,12 @@ def test_unknown_architectures_are_refused_with_a_hint():
 
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
-SWIN = {
-    "img_size": 8,
-    "patch_size": 1,
-    "window_size": 4,
-    "embed_dim": 16,
-    "depths": [1, 1],
-    "num_heads": [1, 2],
-}
+SWIN = {"img_size": 8, "patch_size": 1, "window_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2]}
 
 
-@pytest.mark.parametrize("arch, options, dims, blocks", [
-    ("vit_tiny_patch16_224", VIT, 32, 2), ("swin_tiny_patch4_window7_224", SWIN, 32, 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, options, dims, blocks", [("vit_tiny_patch16_224", VIT, 32, 2), ("swin_tiny_patch4_window7_224", SWIN, 32, 2)]
+)
 def test_options_make_small_transformers(arch, options, dims, blocks):
     kwargs = {"arch": arch, "n_classes": 5, "in_channels": 1, "options": options}
     net = models.build({"name": "timm", "kwargs": kwargs}).eval()
@@ -123,14 +116,18 @@ def test_options_make_small_transformers(arch, options, dims, blocks):
     assert len(attention) == blocks  # the library's own has 12
 
 
-@pytest.mark.parametrize("arch, options, message", [
-    ("vit_tiny_patch16_224", {"image_size": 8}, "cannot be built with image_size=8 .*unexpected keyword argument"),
-    ("vit_tiny_patch16_224", {"embed_dim": 33, "num_heads": 2}, "embed_dim=33, num_heads=2 .*divisible"),
-    ("vit_tiny_patch16_224", {"num_heads": 0}, "num_heads=0"), ("mobilenetv3_small_050", {"norm_layer": "no"}, "'no'"),
-    ("vit_tiny_patch16_224", {"num_classes": 3}, "num_classes is not for options to set"),
-    ("vit_tiny_patch16_224", {"checkpoint_path": "x.pth"}, "checkpoint_path is not for options to set"),
-    ("resnet18", {"img_size": 8}, "img_size given, but torchvision's resnet18 takes none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, options, message",
+    [
+        ("vit_tiny_patch16_224", {"image_size": 8}, "cannot be built with image_size=8 .*unexpected keyword argument"),
+        ("vit_tiny_patch16_224", {"embed_dim": 33, "num_heads": 2}, "embed_dim=33, num_heads=2 .*divisible"),
+        ("vit_tiny_patch16_224", {"num_heads": 0}, "num_heads=0"),
+        ("mobilenetv3_small_050", {"norm_layer": "no"}, "'no'"),
+        ("vit_tiny_patch16_224", {"num_classes": 3}, "num_classes is not for options to set"),
+        ("vit_tiny_patch16_224", {"checkpoint_path": "x.pth"}, "checkpoint_path is not for options to set"),
+        ("resnet18", {"img_size": 8}, "img_size given, but torchvision's resnet18 takes none"),
+    ],
+)
 def test_options_that_a_model_does_not_take(arch, options, message):
     described = describe(arch, 5, 1, 8)
     described["kwargs"]["options"] = options

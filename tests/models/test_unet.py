@@ -36,9 +36,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def task():
-    return Denoising(
-        linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.1, reduction="sum"
-    )
+    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.1, reduction="sum")
 
 
 def test_parameter_names_order_and_shapes(model):
@@ -69,9 +67,7 @@ def test_losses_and_adaptive_mean_match_published(model, inputs, task):
     assert float(adaptive_mean(losses, 0.5)) == pytest.approx(GOLDEN["adaptive_mean_lam_half"], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "ch, size, channels, mult", [(8, 8, 1, (1, 2)), (24, 16, 3, (1, 2, 2)), (40, 28, 1, (1, 2))]
-)
+@pytest.mark.parametrize("ch, size, channels, mult", [(8, 8, 1, (1, 2)), (24, 16, 3, (1, 2, 2)), (40, 28, 1, (1, 2))])
 @pytest.mark.parametrize("with_conv", [True, False])
 def test_any_width_and_size(ch, size, channels, mult, with_conv):
     model = UNet(ch, mult, 1, (size // 2,), size, channels, channels, 7, 0.0, with_conv)

@@ -26,25 +26,23 @@ FEW = ["--n_samples_per_class", "2", "--timesteps", "4", "--set", "sampling.batc
 
 def make_run(folder="run", step=1, kinds=("raw", "ema"), channels=1, **changes):
     """A run folder with one snapshot of a random toy U-Net; `ema` differs from `raw`."""
-    kwargs = {"ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [4], "image_size": 8, "dropout": 0.5,
-              "in_channels": channels, "out_ch": channels, "n_classes": 10}  # fmt: skip
+    kwargs = {
+        "ch": 8,
+        "ch_mult": [1, 2],
+        "num_res_blocks": 1,
+        "attn_resolutions": [4],
+        "image_size": 8,
+        "dropout": 0.5,
+        "in_channels": channels,
+        "out_ch": channels,
+        "n_classes": 10,
+    }
     meta = {
         "world": "ddpm",
         "model": {"name": "unet", "kwargs": kwargs},
         "encoder": {"name": "pixels", "kwargs": {}},
-        "diffusion": {
-            "timesteps": 1000,
-            "beta_start": 1e-4,
-            "beta_end": 0.02,
-            "p_uncond": 0.1,
-            "reduction": "sum",
-        },
-        "data": {
-            "dataset": "digits",
-            "n_classes": 10,
-            "shape": [channels, 8, 8],
-            "classes": list("0123456789"),
-        },
+        "diffusion": {"timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "p_uncond": 0.1, "reduction": "sum"},
+        "data": {"dataset": "digits", "n_classes": 10, "shape": [channels, 8, 8], "classes": list("0123456789")},
         **changes,
     }
     torch.manual_seed(step)
@@ -54,9 +52,7 @@ def make_run(folder="run", step=1, kinds=("raw", "ema"), channels=1, **changes):
 
 
 def run(folder, mode, *more, few=FEW):
-    return sample.main(
-        ["--config", "digits_sample.yml", "--ckpt_folder", str(folder), "--mode", mode, *few, *more]
-    )
+    return sample.main(["--config", "digits_sample.yml", "--ckpt_folder", str(folder), "--mode", mode, *few, *more])
 
 
 def files(folder):
@@ -89,16 +85,29 @@ def test_sample_classes_collects_classes_in_one_folder():
     make_run()
     assert run("run", "sample_classes", "--classes_to_generate", "0") == Path("run/class_samples")
     run("run", "sample_classes", "--classes_to_generate", "4,2")
-    assert files("run/class_samples") == [f"{c}/{k}.png" for c in (0, 2, 4) for k in range(2)] + [
-        "samples.json"
-    ]
+    assert files("run/class_samples") == [f"{c}/{k}.png" for c in (0, 2, 4) for k in range(2)] + ["samples.json"]
     made = json.loads(Path("run/class_samples/samples.json").read_text())
     assert made["record"]["classes"] == [0, 2, 4]
-    assert made["protocol"] == {"sampler": "dpm_solver", "steps": 4, "eta": None, "skip_type": None, "guidance": 2.0,
-                                "weights": "auto", "n_per_class": 2, "range": "clamp", "train_mode": False}  # fmt: skip
+    assert made["protocol"] == {
+        "sampler": "dpm_solver",
+        "steps": 4,
+        "eta": None,
+        "skip_type": None,
+        "guidance": 2.0,
+        "weights": "auto",
+        "n_per_class": 2,
+        "range": "clamp",
+        "train_mode": False,
+    }
     assert made["record"].pop("version").startswith("0.")
-    assert made["record"] == {"seed": 0, "weights": "ema", "checkpoint": checkpoint.weights_hash("run", "ema"),
-                              "step": 1, "dataset": "digits", "classes": [0, 2, 4]}  # fmt: skip
+    assert made["record"] == {
+        "seed": 0,
+        "weights": "ema",
+        "checkpoint": checkpoint.weights_hash("run", "ema"),
+        "step": 1,
+        "dataset": "digits",
+        "classes": [0, 2, 4],
+    }
 
 
 def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
@@ -109,9 +118,7 @@ def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
     meta = checkpoint.load_meta("run")
     unet = models.build(meta["model"])
     unet.load_state_dict(checkpoint.load_weights("run", "raw"))
-    cfg = sample.config.load_config(
-        "digits_sample.yml", "sample", flags={"ckpt_folder": "run", "timesteps": 4}
-    )
+    cfg = sample.config.load_config("digits_sample.yml", "sample", flags={"ckpt_folder": "run", "timesteps": 4})
     task, _ = sample.load(cfg, meta)
     images = samplers.generate(task, unet, [3, 3, 7, 7], [0, 1, 0, 1], (1, 8, 8), cfg.sampling, seed=5)
     for (c, k), wanted in zip([(3, 0), (3, 1), (7, 0), (7, 1)], images):
@@ -235,11 +242,7 @@ def test_good_classes():
     "changes, more, words",
     [
         ({"world": "classifier", "diffusion": None}, [], "a checkpoint of world classifier"),
-        (
-            {"data": {"dataset": "shapes", "n_classes": 10, "shape": [3, 8, 8]}},
-            [],
-            "has shapes, the config digits",
-        ),
+        ({"data": {"dataset": "shapes", "n_classes": 10, "shape": [3, 8, 8]}}, [], "has shapes, the config digits"),
         ({}, ["--set", "diffusion.timesteps=500"], "diffusion: the checkpoint has"),
         ({}, ["--eta", "0.5"], "only sample_type generalized has one"),
         ({}, ["--sample_type", "generalized", "--timesteps", "30"], "nearest that do: 25 and 40"),
@@ -273,9 +276,7 @@ def test_out_names_the_place_and_changes_nothing_else():
     assert all((named / f).read_bytes() == (elsewhere / f).read_bytes() for f in files(named))
     assert run("run", "visualization", "--out", "look.png") == Path("look.png") and Path("look.png").is_file()
     for mode, out in (("visualization", "folder"), ("sample_fid", "x.png")):
-        with pytest.raises(
-            InputError, match=rf"--out {out}: mode visualization writes a \.png, the others a folder"
-        ):
+        with pytest.raises(InputError, match=rf"--out {out}: mode visualization writes a \.png, the others a folder"):
             run("run", mode, "--out", out)
 
 
@@ -283,32 +284,21 @@ def test_visualization_is_one_picture_with_a_row_per_class():
     path = run(make_run(channels=3), "visualization", "--classes_to_generate", "x0,x9")
     assert path == Path("run/visualization_without_label_0_9_guidance_2.0.png")
     picture = pixels(path)
-    assert picture.shape == (
-        8 * 33 - 1,
-        2 * 33 - 1,
-        3,
-    )  # 8 rows of 2, each 8 x 8 enlarged to 32 x 32, a line between
+    assert picture.shape == (8 * 33 - 1, 2 * 33 - 1, 3)  # 8 rows of 2, each 8 x 8 enlarged to 32 x 32, a line between
     folder = run("run", "sample_classes", "--classes_to_generate", "2")
     for k in range(2):
         cell = picture[33 : 33 + 32, 33 * k : 33 * k + 32]  # class 2 is the second row
         assert abs(cell[::4, ::4] - pixels(folder / f"2/{k}.png")).max() <= 1
         assert (cell == cell[::4, ::4].repeat(4, 0).repeat(4, 1)).all()
     assert json.loads(path.with_suffix(".json").read_text())["record"]["classes"] == list(range(1, 9))
-    path = run(
-        "run", "visualization", few=["--timesteps", "2"]
-    )  # the config's 100 a class would be no picture
+    path = run("run", "visualization", few=["--timesteps", "2"])  # the config's 100 a class would be no picture
     assert Image.open(path).size == (10 * 33 - 1, 10 * 33 - 1)
 
 
 def test_uint8_and_minmax():
     x = torch.tensor([[0.2, 0.4], [0.5, 0.2]]).view(1, 1, 2, 2)
     assert sample_writing.to_uint8(x, minmax=False).flatten().tolist() == [51, 102, 128, 51]  # 255 x, to even
-    assert sample_writing.to_uint8(x, minmax=True).flatten().tolist() == [
-        0,
-        170,
-        255,
-        0,
-    ]  # (x - 0.2) / 0.3 x 255
+    assert sample_writing.to_uint8(x, minmax=True).flatten().tolist() == [0, 170, 255, 0]  # (x - 0.2) / 0.3 x 255
     two = sample_writing.to_uint8(torch.cat([x, x / 2]), minmax=True)  # each by its own extremes
     assert (two[0] == two[1]).all()
     assert sample_writing.to_uint8(torch.full((1, 3, 2, 2), 0.5), minmax=True).unique().tolist() == [0]
@@ -325,9 +315,7 @@ def test_a_png_is_whole_or_absent(monkeypatch):
         path.write_bytes(b"whole")
 
     monkeypatch.setattr(Image.Image, "save", slow_save)
-    writer = threading.Thread(
-        target=sample_writing.save_png, args=(Path("0.png"), np.zeros((1, 8, 8), np.uint8))
-    )
+    writer = threading.Thread(target=sample_writing.save_png, args=(Path("0.png"), np.zeros((1, 8, 8), np.uint8)))
     writer.start()
     assert half.wait(10)
     assert not Path("0.png").exists() and not list(Path().glob("*.png"))

@@ -26,8 +26,17 @@ def make_task():
 
 def make_unet():
     torch.manual_seed(0)
-    unet = UNet(ch=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], image_size=8, in_channels=1,
-                out_ch=1, n_classes=3, dropout=0.5)  # fmt: skip
+    unet = UNet(
+        ch=8,
+        ch_mult=[1, 2],
+        num_res_blocks=1,
+        attn_resolutions=[4],
+        image_size=8,
+        in_channels=1,
+        out_ch=1,
+        n_classes=3,
+        dropout=0.5,
+    )
     for p in unet.parameters():  # labels should matter more than in a fresh model
         p.data.mul_(1.5)
     return unet
@@ -116,9 +125,7 @@ def test_a_failure_stops_all_workers(three_threads):
             return super().forward(x, t, c)
 
     with pytest.raises(ArithmeticError):
-        samplers.generate(
-            make_task(), Broken(), [0, 1, 2], [0, 0, 0], SHAPE, SAMPLERS["ancestral"], 0, told.append
-        )
+        samplers.generate(make_task(), Broken(), [0, 1, 2], [0, 0, 0], SHAPE, SAMPLERS["ancestral"], 0, told.append)
     assert torch.get_num_threads() == 3
     assert len(told) < 1000  # of 3000 steps
 

@@ -29,11 +29,7 @@ def test_round_trip_and_latest(tmp_path):
 def test_only_the_newest_stay(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=2)
-    assert sorted(p.name for p in (tmp_path / "ckpts").iterdir()) == [
-        "latest",
-        "step_0000005",
-        "step_0000006",
-    ]
+    assert sorted(p.name for p in (tmp_path / "ckpts").iterdir()) == ["latest", "step_0000005", "step_0000006"]
 
 
 def test_wrappers_are_stripped():
@@ -61,9 +57,7 @@ def test_meta_cut_in_half_is_refused(tmp_path):
 def test_a_failed_write_leaves_the_last_good_one(tmp_path, monkeypatch):
     save(tmp_path, 1)
     monkeypatch.setattr(
-        checkpoint,
-        "write_json",
-        lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device", "f")),
+        checkpoint, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device", "f"))
     )
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
@@ -94,9 +88,7 @@ def test_missing_folders_and_kinds(tmp_path):
 
 def test_weights_of_another_model_are_named():
     with pytest.raises(InputError, match="2 tensors do not fit the model: other, weight"):
-        checkpoint.load_into(
-            nn.Linear(2, 1, bias=False), {"weight": torch.zeros(3), "other": torch.zeros(1)}, "x"
-        )
+        checkpoint.load_into(nn.Linear(2, 1, bias=False), {"weight": torch.zeros(3), "other": torch.zeros(1)}, "x")
 
 
 def test_state_with_code_in_it_is_refused(tmp_path):

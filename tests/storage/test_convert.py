@@ -137,11 +137,19 @@ def test_another_optimiser_leaves_a_fresh_adam():
 def test_an_imported_checkpoint_draws_what_the_original_draws(run):
     again = import_(export(run), "--out", "theirs/run")
     assert again == Path("theirs/run")
-    argv = ["--config", "digits_sample.yml", "--mode", "sample_classes", "--classes_to_generate", "3",
-            "--n_samples_per_class", "2", "--timesteps", "2"]  # fmt: skip
-    pictures = [
-        (sample.main([*argv, "--ckpt_folder", str(r)]) / "3/1.png").read_bytes() for r in (run, again)
+    argv = [
+        "--config",
+        "digits_sample.yml",
+        "--mode",
+        "sample_classes",
+        "--classes_to_generate",
+        "3",
+        "--n_samples_per_class",
+        "2",
+        "--timesteps",
+        "2",
     ]
+    pictures = [(sample.main([*argv, "--ckpt_folder", str(r)]) / "3/1.png").read_bytes() for r in (run, again)]
     assert pictures[0] == pictures[1]
 
 
@@ -162,8 +170,16 @@ def test_an_imported_checkpoint_cannot_be_resumed(run):
 
 def test_cifar10_needs_no_download():
     argv = ["--config", "cifar10_pretrain.yml", "--set", "model.ch=8", "--set", "model.num_res_blocks=1"]
-    kwargs = {"ch": 8, "ch_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_resolutions": [16], "image_size": 32,
-              "in_channels": 3, "out_ch": 3, "n_classes": 10}  # fmt: skip
+    kwargs = {
+        "ch": 8,
+        "ch_mult": [1, 2, 2, 2],
+        "num_res_blocks": 1,
+        "attn_resolutions": [16],
+        "image_size": 32,
+        "in_channels": 3,
+        "out_ch": 3,
+        "n_classes": 10,
+    }
     state = nn.DataParallel(models.UNet(**kwargs)).state_dict()
     folder = convert.main([save([state, {}, 799_999]), *argv])
     assert folder.parent == Path("results/cifar10/pretrain")
@@ -217,9 +233,7 @@ def test_what_is_no_such_list_is_refused(content, message):
 def test_weights_of_another_model_are_counted_and_named(run):
     raw, ema = cases.weights(run, "raw"), cases.weights(run, "ema")
     wider = ["--config", "digits_pretrain.yml", "--set", "model.ch=16"]
-    with pytest.raises(
-        InputError, match=r"ckpt\.pth \(raw\): (\d+) tensors do not fit the model: (\S+, ){4}\S+$"
-    ):
+    with pytest.raises(InputError, match=r"ckpt\.pth \(raw\): (\d+) tensors do not fit the model: (\S+, ){4}\S+$"):
         convert.main([save([raw, {}, 0]), *wider])
     del ema["conv_in.weight"]
     ema["logvar"] = torch.zeros(1000)
@@ -292,9 +306,7 @@ def test_arguments_that_do_not_go_together(run):
 def test_other_commands_say_how_to_convert(run):
     Path("theirs/ckpts").mkdir(parents=True)
     path = export(run, "theirs/ckpts/ckpt.pth")
-    line = (
-        r"is a published checkpoint: python convert\.py theirs/ckpts/ckpt\.pth --config cifar10_pretrain\.yml"
-    )
+    line = r"is a published checkpoint: python convert\.py theirs/ckpts/ckpt\.pth --config cifar10_pretrain\.yml"
     for folder in ("theirs", path):
         with pytest.raises(InputError, match=line):
             cases.unlearn("ddpm", "finetune", folder)

@@ -102,9 +102,7 @@ def test_only_the_part_of_a_view_is_written(tmp_path):
 @pytest.mark.parametrize("wrap", [lambda e: e, lambda e: {"w": e}, lambda e: {"w": torch.zeros(1), "x": [e]}])
 def test_code_is_named_and_not_run(tmp_path, protocol, wrap):
     path = written(tmp_path, wrap(Exploit(tmp_path / "owned")), protocol)
-    with pytest.raises(
-        InputError, match=r"fisher_dict\.pkl: refused, nothing of it was run: it calls \w+\.open"
-    ) as e:
+    with pytest.raises(InputError, match=r"fisher_dict\.pkl: refused, nothing of it was run: it calls \w+\.open") as e:
         pickles.load_tensor_dict(path)
     assert "\n" not in str(e.value)
     assert not (tmp_path / "owned").exists()

@@ -84,8 +84,23 @@ def test_layers_without_statistics_are_left_alone():
 
 def original(folder, *model):
     (folder / "hundred.json").write_text(json.dumps(list(range(0, 1500, 15))))
-    run = train.main(["--mode", "pretrain", "--dataset", "digits", *model, "--epochs", "2", "--batch_size", "32",
-                      "--set", f"data.indices={folder / 'hundred.json'}", "--save_dir", str(folder / "origin")])  # fmt: skip
+    run = train.main(
+        [
+            "--mode",
+            "pretrain",
+            "--dataset",
+            "digits",
+            *model,
+            "--epochs",
+            "2",
+            "--batch_size",
+            "32",
+            "--set",
+            f"data.indices={folder / 'hundred.json'}",
+            "--save_dir",
+            str(folder / "origin"),
+        ]
+    )
     return run, ["--model_path", str(run), "--forget_fraction", "0.2"]
 
 
@@ -95,8 +110,22 @@ def cnn(tmp_path_factory):
 
 
 def unlearn(start, bn_mode, *more, mode="salun"):
-    return train.main(["--mode", mode, *start, "--epochs", "1", "--batch_size", "16", "--bn_mode", bn_mode,
-                       "--save_dir", f"{mode}_{bn_mode}", *more])  # fmt: skip
+    return train.main(
+        [
+            "--mode",
+            mode,
+            *start,
+            "--epochs",
+            "1",
+            "--batch_size",
+            "16",
+            "--bn_mode",
+            bn_mode,
+            "--save_dir",
+            f"{mode}_{bn_mode}",
+            *more,
+        ]
+    )
 
 
 def statistics(run):
@@ -110,9 +139,7 @@ def model_of(run):
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    "mode", ["salun", "scrub", "bad_teacher", "boundary_expand", "boundary_shrink", "sfron"]
-)
+@pytest.mark.parametrize("mode", ["salun", "scrub", "bad_teacher", "boundary_expand", "boundary_shrink", "sfron"])
 def test_frozen_statistics_end_bit_identical(cnn, mode):
     """Also where a method looks at the model in eval mode on the way."""
     run, start = cnn
@@ -146,8 +173,9 @@ def test_a_resumed_run_keeps_them_frozen(cnn):
     more = ["--set", "training.snapshot_freq=2"]
     out = unlearn(start, "freeze", *more)
     first = ["--set", "training.n_iters=2"]
-    half = train.main(["--mode", "salun", *start, "--batch_size", "16", "--bn_mode", "freeze", *more, *first,
-                       "--save_dir", "half"])  # fmt: skip
+    half = train.main(
+        ["--mode", "salun", *start, "--batch_size", "16", "--bn_mode", "freeze", *more, *first, "--save_dir", "half"]
+    )
     again = ["--mode", "salun", *start, "--batch_size", "16", "--bn_mode", "freeze", *more, "--epochs", "1"]
     train.main([*again, "--save_dir", "half", "--resume", str(half)])
     assert checkpoint.load_meta(half)["step"] == checkpoint.load_meta(out)["step"] > 2
@@ -186,15 +214,11 @@ def test_recalibration_is_of_the_final_weights_on_the_remain_set(cnn):
     assert len(values) == -(-len(remain) // 16) == int(first.num_batches_tracked)
     mean = torch.stack([v.mean(1) for v in values]).mean(0)
     var = torch.stack([v.var(1, correction=1) for v in values]).mean(0)
-    assert torch.allclose(first.running_mean, mean, atol=1e-6) and torch.allclose(
-        first.running_var, var, rtol=1e-5
-    )
+    assert torch.allclose(first.running_mean, mean, atol=1e-6) and torch.allclose(first.running_var, var, rtol=1e-5)
     assert checkpoint.load_meta(out)["config"]["unlearn"]["bn_mode"] == "recalibrate"
 
 
 def test_a_model_without_batchnorm_ends_the_same_in_every_mode(tmp_path):
-    _, start = original(
-        tmp_path, "--arch", "vit_tiny_patch16_224", "--set", f"model.options={VIT}", "--lr", "0.01"
-    )
+    _, start = original(tmp_path, "--arch", "vit_tiny_patch16_224", "--set", f"model.options={VIT}", "--lr", "0.01")
     runs = [checkpoint.load_weights(unlearn(start, m), "raw") for m in ("update", "freeze", "recalibrate")]
     assert all(torch.equal(runs[0][n], other[n]) for other in runs[1:] for n in runs[0])

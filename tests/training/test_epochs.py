@@ -63,9 +63,26 @@ def start(tmp_path_factory):
     """The command line for a toy original on a hundred digits: 80 remain, 20 are forgotten."""
     folder = tmp_path_factory.mktemp("epochs")
     (folder / "hundred.json").write_text(json.dumps(list(range(0, 1500, 15))))
-    run = train.main(["--mode", "pretrain", "--dataset", "digits", "--set", "model={name: cnn, width: 4}", "--epochs", "1",
-                      "--batch_size", "32", "--set", f"data.indices={folder / 'hundred.json'}",
-                      "--set", "data.val_fraction=0", "--save_dir", str(folder / "origin")])  # fmt: skip
+    run = train.main(
+        [
+            "--mode",
+            "pretrain",
+            "--dataset",
+            "digits",
+            "--set",
+            "model={name: cnn, width: 4}",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "32",
+            "--set",
+            f"data.indices={folder / 'hundred.json'}",
+            "--set",
+            "data.val_fraction=0",
+            "--save_dir",
+            str(folder / "origin"),
+        ]
+    )
     assert [s["step"] for s in stats(run)] == [4]  # ceil(100 / 32)
     return ["--model_path", str(run), "--forget_fraction", "0.2"]
 
@@ -75,9 +92,25 @@ def stats(run):
 
 
 # steps of 3 epochs of batch 32: ceil(80 / 32) = 3, ceil(20 / 32) = 1, ceil(100 / 32) = 4 a pass
-LENGTHS = {"retrain": 9, "finetune": 9, "neggrad": 9, "l1_sparse": 9, "esd": 3, "erasediff": 9, "sfron": 9, "sa": 9, "ga": 3,
-           "boundary_expand": 3, "boundary_shrink": 3, "bad_teacher": 12, "scrub": 11, "salun": 12, "salun_soft": 12,
-           "iu": 1, "fisher_forget": 1}  # fmt: skip
+LENGTHS = {
+    "retrain": 9,
+    "finetune": 9,
+    "neggrad": 9,
+    "l1_sparse": 9,
+    "esd": 3,
+    "erasediff": 9,
+    "sfron": 9,
+    "sa": 9,
+    "ga": 3,
+    "boundary_expand": 3,
+    "boundary_shrink": 3,
+    "bad_teacher": 12,
+    "scrub": 11,
+    "salun": 12,
+    "salun_soft": 12,
+    "iu": 1,
+    "fisher_forget": 1,
+}
 
 
 @pytest.mark.parametrize("mode, n", LENGTHS.items())
@@ -94,15 +127,28 @@ def test_every_unlearning_method_is_counted_above():
 
 @pytest.mark.parametrize("order, n", [("paired", 9), ("split", 12), ("joint", 12)])
 def test_the_order_decides_what_an_epoch_passes_over(start, order, n, capsys):
-    train.main(
-        ["--mode", "salun", *start, "--order", order, "--epochs", "3", "--batch_size", "32", "--dry_run"]
-    )
+    train.main(["--mode", "salun", *start, "--order", order, "--epochs", "3", "--batch_size", "32", "--dry_run"])
     assert f": {n} steps of batch 32" in capsys.readouterr().out
 
 
 def test_scrub_forgets_in_its_first_epochs(start):
-    run = train.main(["--mode", "scrub", *start, "--epochs", "3", "--batch_size", "32", "--set", "scrub.msteps=2",
-                      "--set", "training.log_freq=1", "--save_dir", "out"])  # fmt: skip
+    run = train.main(
+        [
+            "--mode",
+            "scrub",
+            *start,
+            "--epochs",
+            "3",
+            "--batch_size",
+            "32",
+            "--set",
+            "scrub.msteps=2",
+            "--set",
+            "training.log_freq=1",
+            "--save_dir",
+            "out",
+        ]
+    )
     what = ["forget" if "forget" in s else "remain" for s in stats(run)]
     epoch = ["forget", *["remain"] * 3]
     assert what == [*epoch, *epoch, *["remain"] * 3]
@@ -114,8 +160,25 @@ def test_the_rate_of_a_run_follows_its_epochs(start, monkeypatch):
     monkeypatch.setattr(
         Finetune, "step", lambda self, k: rates.append(self.optimizer.param_groups[0]["lr"]) or step(self, k)
     )
-    train.main(["--mode", "finetune", *start, "--epochs", "3", "--batch_size", "32", "--lr", "0.1", "--decreasing_lr", "1,2",
-                "--set", "optim.lr_schedule=steps", "--save_dir", "out"])  # fmt: skip
+    train.main(
+        [
+            "--mode",
+            "finetune",
+            *start,
+            "--epochs",
+            "3",
+            "--batch_size",
+            "32",
+            "--lr",
+            "0.1",
+            "--decreasing_lr",
+            "1,2",
+            "--set",
+            "optim.lr_schedule=steps",
+            "--save_dir",
+            "out",
+        ]
+    )
     assert rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3, rel=1e-12)
 
 
@@ -123,9 +186,7 @@ def test_the_rate_of_a_run_follows_its_epochs(start, monkeypatch):
 
 
 def length(settings=(), flags=None, mode="finetune", name="cifar10_classifier.yml"):
-    cfg = load_config(
-        name, mode, settings=settings, flags={"label_to_forget": 0, "ckpt_folder": "x", **(flags or {})}
-    )
+    cfg = load_config(name, mode, settings=settings, flags={"label_to_forget": 0, "ckpt_folder": "x", **(flags or {})})
     return cfg.training.n_iters, cfg.training.epochs
 
 
@@ -137,9 +198,7 @@ def test_the_length_that_was_set_last_counts(tmp_path):
     assert length(["training.n_iters=7", "training.epochs=2"]) == (None, 2)
     assert length(["training.epochs=2", "training.n_iters=7"]) == (7, None)
     assert length(["training.n_iters=7"], {"epochs": 3}) == (None, 3)  # flags come after --set
-    (tmp_path / "mine.yml").write_text(
-        "base: cifar10_classifier.yml\nmodes: {finetune: {training: {n_iters: 5}}}\n"
-    )
+    (tmp_path / "mine.yml").write_text("base: cifar10_classifier.yml\nmodes: {finetune: {training: {n_iters: 5}}}\n")
     assert length(name=str(tmp_path / "mine.yml")) == (5, None)
 
 

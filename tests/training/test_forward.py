@@ -88,15 +88,47 @@ def test_bf16_reaches_autocast(monkeypatch, bf16):
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("forward")
     (folder / "hundred.json").write_text(json.dumps(list(range(0, 1500, 15))))
-    run = train.main(["--mode", "pretrain", "--dataset", "digits", "--set", "model={name: cnn, width: 4}", "--epochs", "1",
-                      "--batch_size", "32", "--set", f"data.indices={folder / 'hundred.json'}",
-                      "--save_dir", str(folder / "origin")])  # fmt: skip
+    run = train.main(
+        [
+            "--mode",
+            "pretrain",
+            "--dataset",
+            "digits",
+            "--set",
+            "model={name: cnn, width: 4}",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "32",
+            "--set",
+            f"data.indices={folder / 'hundred.json'}",
+            "--save_dir",
+            str(folder / "origin"),
+        ]
+    )
     return run
 
 
 def unlearn(run, folder, *more, mode="salun"):
-    return train.main(["--mode", mode, "--model_path", str(run), "--forget_fraction", "0.2", "--epochs", "2",
-                       "--batch_size", "16", "--set", "training.log_freq=1", "--save_dir", folder, *more])  # fmt: skip
+    return train.main(
+        [
+            "--mode",
+            mode,
+            "--model_path",
+            str(run),
+            "--forget_fraction",
+            "0.2",
+            "--epochs",
+            "2",
+            "--batch_size",
+            "16",
+            "--set",
+            "training.log_freq=1",
+            "--save_dir",
+            folder,
+            *more,
+        ]
+    )
 
 
 def stats(run):
@@ -114,10 +146,7 @@ def loads_into_a_plain_model(run):
 # erasediff hands gradients of autograd.grad to the optimiser, boundary_expand calls features and classify itself
 @pytest.mark.parametrize("mode", ["salun", "erasediff", "boundary_expand", "boundary_shrink", "bad_teacher"])
 def test_a_run_with_channels_last_has_the_losses_of_one_without(original, mode):
-    runs = [
-        unlearn(original, f"{on}", "--set", f"training.channels_last={on}", mode=mode)
-        for on in ("true", "false")
-    ]
+    runs = [unlearn(original, f"{on}", "--set", f"training.channels_last={on}", mode=mode) for on in ("true", "false")]
     last, plain = (stats(r) for r in runs)
     assert len(last) == len(plain) > 1
     for a, b in zip(last, plain):
@@ -154,8 +183,7 @@ def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(original, monkey
         pytest.skip(f"torch._inductor finds no C++ compiler: {no_compiler()}")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     compiled, plain = (
-        unlearn(original, f"{on}", "--epochs", "1", "--set", f"training.compile={on}")
-        for on in ("true", "false")
+        unlearn(original, f"{on}", "--epochs", "1", "--set", f"training.compile={on}") for on in ("true", "false")
     )
     assert set(checkpoint.load_weights(compiled, "raw")) == set(checkpoint.load_weights(original, "raw"))
     loads_into_a_plain_model(compiled)
@@ -176,9 +204,7 @@ def test_compile_hands_the_plain_model_to_torch(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "more", [[], ["--set", "training.compile=true", "--set", "training.channels_last=true"]]
-)
+@pytest.mark.parametrize("more", [[], ["--set", "training.compile=true", "--set", "training.channels_last=true"]])
 def test_bf16_on_the_gpu(original, more):
     run = unlearn(original, "bf16", "--set", "training.bf16=true", *more)
     plain = unlearn(original, "plain")

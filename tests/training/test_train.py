@@ -25,8 +25,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(world: str, n_iters: int) -> list[str]:
-    return ["--mode", "pretrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY, "--set", f"training.n_iters={n_iters}",
-            "--set", "optim.lr_schedule=constant", "--set", "training.ema=true", "--set", "data.crop=1", "--set", "data.flip=true"]  # fmt: skip
+    return [
+        "--mode",
+        "pretrain",
+        "--config",
+        *cases.WORLDS[world]["pretrain"],
+        *cases.TOY,
+        "--set",
+        f"training.n_iters={n_iters}",
+        "--set",
+        "optim.lr_schedule=constant",
+        "--set",
+        "training.ema=true",
+        "--set",
+        "data.crop=1",
+        "--set",
+        "data.flip=true",
+    ]
 
 
 @pytest.mark.parametrize("world", list(cases.WORLDS))
@@ -34,9 +49,8 @@ def test_resume_is_bit_exact(world):
     """2 steps + resume to 6 = 6 steps in one go: weights, EMA, optimiser state and logged losses."""
     whole = train.main(command(world, 6))
     part = train.main(command(world, 2))
-    with open(
-        part / "logs" / "stats.jsonl", "a"
-    ) as file:  # as if killed after step 3 was logged, in the middle of a line
+    # as if killed after step 3 was logged, in the middle of a line
+    with open(part / "logs" / "stats.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 0.0}\n{"step": 4, "lo')
     assert train.main([*command(world, 6), "--resume", str(part)]) == part
     assert cases.same(cases.weights(whole), cases.weights(part))
@@ -70,15 +84,17 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kill
     chance, killed, run = random.Random(0), 0, None
     base = [sys.executable, str(ROOT / "train.py"), *argv, "--set", "results=killed"]
     while True:
-        process = subprocess.Popen([*base, *(["--resume", str(run)] if run else [])], env=env,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        process = subprocess.Popen(
+            [*base, *(["--resume", str(run)] if run else [])],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         if killed == kills:
             break
         start = None if run is None else newest(run)
         while run is None or not (run / "logs" / "stats.jsonl").exists() or newest(run) == start:
-            run = run or next(
-                iter(tmp_path.glob("killed/digits/pretrain/[0-9]*")), None
-            )  # not one in the making
+            run = run or next(iter(tmp_path.glob("killed/digits/pretrain/[0-9]*")), None)  # not one in the making
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.2))
@@ -192,17 +208,8 @@ def test_nan_stops_says_when_and_keeps_the_last_good_checkpoint(monkeypatch):
         return {"loss": stats["loss"] * float("nan")} if k == 3 else stats
 
     monkeypatch.setattr(Pretrain, "step", broken)
-    sets = [
-        "--set",
-        "training.n_iters=8",
-        "--set",
-        "training.log_freq=100",
-        "--set",
-        "training.snapshot_freq=3",
-    ]
-    with pytest.raises(
-        InputError, match=r"NaN or infinite at step 4; the last good checkpoint is \S+step_0000003"
-    ):
+    sets = ["--set", "training.n_iters=8", "--set", "training.log_freq=100", "--set", "training.snapshot_freq=3"]
+    with pytest.raises(InputError, match=r"NaN or infinite at step 4; the last good checkpoint is \S+step_0000003"):
         cases.pretrain("ddpm", *sets)
     folder = next(Path("results/digits/pretrain").iterdir())
     assert checkpoint.load_meta(folder)["step"] == 3
@@ -214,22 +221,26 @@ def test_a_step_that_ruins_the_weights_is_not_saved():
     """The loss of the last step was finite, the weights after it are not."""
     original = cases.pretrain("classifier")
     with pytest.raises(InputError, match="NaN .*at step 1; no checkpoint had been written"):
-        cases.unlearn("classifier", "ga", original, "--forget_alpha", "1e30", "--set", "unlearn.forget_clip=null",
-                      "--set", "optim.lr=1e30", "--set", "training.n_iters=1")  # fmt: skip
+        cases.unlearn(
+            "classifier",
+            "ga",
+            original,
+            "--forget_alpha",
+            "1e30",
+            "--set",
+            "unlearn.forget_clip=null",
+            "--set",
+            "optim.lr=1e30",
+            "--set",
+            "training.n_iters=1",
+        )
     (folder,) = Path("results/digits/forget_0/ga").iterdir()
     assert not list(folder.glob("ckpts/*"))
 
 
 def test_ema_begins_as_a_copy_and_moves_by_its_rate():
     """torch's AveragedModel copies on its first update: after 1 step EMA = raw, after 2 it is rate EMA + (1 - rate) raw."""
-    sets = [
-        "--set",
-        "training.snapshot_freq=1",
-        "--set",
-        "training.ema_rate=0.75",
-        "--set",
-        "training.n_iters=2",
-    ]
+    sets = ["--set", "training.snapshot_freq=1", "--set", "training.ema_rate=0.75", "--set", "training.n_iters=2"]
     run = cases.pretrain("ddpm", *sets)
     first, second = run / "ckpts" / "step_0000001", run / "ckpts" / "step_0000002"
     assert cases.same(cases.weights(first), cases.weights(first, "ema"))
@@ -268,9 +279,7 @@ def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch):
 def test_dry_run_touches_nothing(tmp_path, capsys):
     train.main([*command("ddpm", 2), "--dry_run"])
     out = capsys.readouterr().out
-    assert (
-        "trainable weights:" in out and "n_iters: 2" in out and "would write: results/digits/pretrain" in out
-    )
+    assert "trainable weights:" in out and "n_iters: 2" in out and "would write: results/digits/pretrain" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,20 +288,34 @@ def test_dry_run_touches_nothing(tmp_path, capsys):
     [
         (["--label_to_forget", "10"], "label_to_forget: 10 is not a class of digits, which has 10 classes"),
         (["--label_to_forget", "0", "--ckpt_folder", "nowhere"], "nowhere: no such folder"),
-        (["--label_to_forget", "0", "--set", "init_weights=raw", "--set", "model.name=unet", "--set", "model.ch=16",
-          "--set", "model.ch_mult=[1,2]", "--set", "model.num_res_blocks=1", "--set", "model.attn_resolutions=[4]"],
-         "model: the checkpoint has .*'ch': 8"),
+        (
+            [
+                "--label_to_forget",
+                "0",
+                "--set",
+                "init_weights=raw",
+                "--set",
+                "model.name=unet",
+                "--set",
+                "model.ch=16",
+                "--set",
+                "model.ch_mult=[1,2]",
+                "--set",
+                "model.num_res_blocks=1",
+                "--set",
+                "model.attn_resolutions=[4]",
+            ],
+            "model: the checkpoint has .*'ch': 8",
+        ),
         (["--label_to_forget", "0", "--set", "diffusion.timesteps=500"], "diffusion: the checkpoint has"),
         (["--label_to_forget", "0", "--mask_path", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_writes_nothing(tmp_path, more, line):
     run = cases.pretrain("ddpm")
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=line) as caught:
-        cases.train.main(
-            ["--mode", "sfron", "--config", "digits_sfron.yml", "--ckpt_folder", str(run), *more]
-        )
+        cases.train.main(["--mode", "sfron", "--config", "digits_sfron.yml", "--ckpt_folder", str(run), *more])
     assert caught.value.user_error and "\n" not in str(caught.value)
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
@@ -302,20 +325,11 @@ def script(*argv: str, **kwargs) -> subprocess.CompletedProcess:
 
 
 def test_a_real_process_fails_with_one_line_and_exit_code_2(tmp_path):
-    done = script(
-        "train.py", "--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", "training.n_iter=5"
-    )
+    done = script("train.py", "--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", "training.n_iter=5")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("train.py: --set training.n_iter=5: training.n_iter: unknown key")
     debug = script(
-        "train.py",
-        "--config",
-        "digits_pretrain.yml",
-        "--mode",
-        "pretrain",
-        "--set",
-        "training.n_iter=5",
-        "--debug",
+        "train.py", "--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", "training.n_iter=5", "--debug"
     )
     assert "Traceback" in debug.stderr and debug.returncode != 0
 
@@ -323,13 +337,7 @@ def test_a_real_process_fails_with_one_line_and_exit_code_2(tmp_path):
 def test_results_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = script(
-        "train.py",
-        "--config",
-        "digits_pretrain.yml",
-        "--mode",
-        "pretrain",
-        "--set",
-        f"results={tmp_path}/file/results",
+        "train.py", "--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", f"results={tmp_path}/file/results"
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Not a directory" in done.stderr
 
@@ -367,9 +375,7 @@ def test_data_parallel_only_where_several_devices_are(monkeypatch):
 def test_names_in_files_are_the_plain_models_under_data_parallel(monkeypatch):
     """Without a GPU DataParallel calls the module itself: same numbers, and no `module.` in any file."""
     plain = train.main(command("ddpm", 2))
-    monkeypatch.setattr(
-        "functions.training.forward.parallel", lambda model, device: torch.nn.DataParallel(model)
-    )
+    monkeypatch.setattr("functions.training.forward.parallel", lambda model, device: torch.nn.DataParallel(model))
     wrapped = train.main(command("ddpm", 2))
     for kind in ("raw", "ema"):
         assert cases.same(cases.weights(plain, kind), cases.weights(wrapped, kind))
