@@ -11,8 +11,7 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from functions.tasks import Denoising
-from functions.training.schedules import linear_alpha_bar
+from functions.tasks import Denoising, linear_alpha_bar
 from models.encoders import Pixels
 from models.unet import UNet
 

@@ -29,9 +29,8 @@ from functions.config.schema import Sampling
 from functions.judging.classifier import load_judge
 from functions.sampling.samplers import generate, generate_all
 from functions.storage import checkpoint
-from functions.tasks import Denoising
+from functions.tasks import Denoising, linear_alpha_bar
 from functions.training.distributed import choose_device
-from functions.training.schedules import linear_alpha_bar
 
 SHAPE, N_CLASSES, W = (1, 8, 8), 10, 2.0
 STEPS = 50  # of both loops; both take the same time for each step

@@ -1,28 +1,38 @@
 """Tasks: what a loss is. A task never sees a mask, an optimiser or a file.
 
-Two exist. `Classification` has logits and cross entropy; `Denoising` has eps-hat and squared error, and covers pixels
-(and later latents and prompts) through its arguments, not through subclasses.
+Two exist. `Classification` has logits and cross entropy; `Denoising` has eps-hat and squared error, and covers pixels,
+latents and prompts through its arguments, not through subclasses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from functions.training.schedules import linear_alpha_bar
-
 
 class Draw(NamedTuple):
     """A batch with every random choice already made, so that it can be evaluated twice."""
 
     x: Tensor  # (N, ...) images, or the noised x_t
-    c: Tensor  # (N,) labels
+    c: Tensor  # (N,) indices into the task's conditions: class labels, or prompts; never embeddings
     t: Tensor | None = None  # (N,) timesteps
     eps: Tensor | None = None  # (N, C, H, W) the noise
+
+
+class Rows(NamedTuple):
+    """The rows of a batch that this process has: part `rank` of `size` equal ones. Everything by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, draw: Callable[[int], Tensor], n: int) -> Tensor:
+        """This process's n rows of `draw(n size)`: each draws the whole batch, so all see the same random numbers."""
+        return draw(n) if self.size == 1 else draw(n * self.size)[self.rank * n : (self.rank + 1) * n]
 
 
 class Encoder(Protocol):
@@ -30,35 +40,81 @@ class Encoder(Protocol):
 
     def encode(self, x: Tensor) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
+    def shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]: ...
 
 
 class Task(Protocol):
     """What methods may ask for. Losses are per example, (N,), and never reduced here."""
 
-    n_classes: int
+    n_conditions: int
+    rows: Rows
 
     def draw(self, x: Tensor, c: Tensor, drop: bool = False, generator: torch.Generator | None = None) -> Draw: ...
+    def sweep(
+        self, x: Tensor, c: Tensor, n_chunks: int, drop: bool = False, generator: torch.Generator | None = None
+    ) -> Iterator[Draw]: ...
+    def surrogate(self, x: Tensor, c: Tensor) -> Draw: ...
     def scrambled(self, draw: Draw) -> Draw: ...
+    def other(self, c: Tensor) -> Tensor: ...
+    def wrong(self, c: Tensor) -> Tensor: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses_of(self, prediction: Tensor, draw: Draw) -> Tensor: ...
-    def divergence(self, p: Tensor, q: Tensor) -> Tensor: ...
+    def divergence(self, p: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor: ...
     def to(self, device: torch.device | str) -> Task: ...
+    def sharded(self, rows: Rows) -> Task: ...
 
 
-class Classification:
-    """Logits and cross entropy. Images stay in [0, 1]: normalisation is part of the model."""
+class Conditioned:
+    """What both tasks know of their conditions 0..n_conditions - 1, and of the rows of a batch that are theirs."""
 
-    def __init__(self, n_classes: int):
-        self.n_classes = n_classes
+    def __init__(self, n_conditions: int, anchors: Tensor | None = None):
+        self.n_conditions, self.anchors, self.rows = n_conditions, anchors, Rows()
+
+    def other(self, c: Tensor) -> Tensor:
+        """The condition that `match` follows, (N,): the anchor of c, by default the next one, (c + 1) mod n."""
+        return (c + 1) % self.n_conditions if self.anchors is None else self.anchors[c]
+
+    def wrong(self, c: Tensor) -> Tensor:
+        """c' uniform over the other n_conditions - 1, drawn anew each time, (N,)."""
+        step = lambda n: torch.randint(1, self.n_conditions, (n,), device=c.device)
+        return (c + self.rows.of(step, len(c))) % self.n_conditions
+
+    def to(self, device: torch.device | str):
+        """Keep what the task holds on the device, so that a step copies nothing."""
+        self.anchors = None if self.anchors is None else self.anchors.to(device)
+        return self
+
+    def sharded(self, rows: Rows):
+        """The same task for a process that has these rows of every batch."""
+        same = copy.copy(self)
+        same.rows = rows
+        return same
+
+
+class Classification(Conditioned):
+    """Logits and cross entropy. Images stay in [0, 1]: normalisation is part of the model. c are class labels."""
+
+    @property
+    def n_classes(self) -> int:
+        return self.n_conditions
 
     def draw(self, x, c, drop=False, generator=None) -> Draw:
         """Nothing is random here; `drop` and `generator` have no meaning for a classifier."""
         return Draw(x, c)
 
+    def sweep(self, x, c, n_chunks, drop=False, generator=None) -> Iterator[Draw]:
+        """One image (1, ...): one draw, for there are no timesteps."""
+        yield self.draw(x, c)
+
+    def surrogate(self, x, c) -> Draw:
+        """Images that say nothing of their class: U[0, 1] in every pixel (Selective Amnesia, arXiv 2305.10120)."""
+        return self.draw(self.rows.of(lambda n: torch.rand(n, *x.shape[1:], dtype=x.dtype, device=x.device), len(x)), c)
+
     def scrambled(self, draw) -> Draw:
         """The same images with labels that say nothing: uniform over all classes."""
-        return draw._replace(c=torch.randint_like(draw.c, self.n_classes))
+        c = lambda n: torch.randint(self.n_conditions, (n,), device=draw.c.device)
+        return draw._replace(c=self.rows.of(c, len(draw.c)))
 
     def predict(self, model, draw, guidance=0.0) -> Tensor:
         """Logits, (N, n_classes). With w the label's logit l_c becomes (1 + w) l_c - w l_null, l_null the mean logit.
@@ -68,7 +124,7 @@ class Classification:
         logits = model(draw.x)
         if guidance == 0:
             return logits
-        label = F.one_hot(draw.c, self.n_classes)
+        label = F.one_hot(draw.c, self.n_conditions)
         return logits + guidance * label * (logits - logits.mean(1, keepdim=True))
 
     def losses(self, model, draw, guidance=0.0) -> Tensor:
@@ -79,53 +135,96 @@ class Classification:
         """The same of logits that are there already."""
         return F.cross_entropy(prediction, draw.c, reduction="none")
 
-    def divergence(self, p, q) -> Tensor:
-        """KL(p || q) of two batches of logits, in nats, (N,)."""
+    def divergence(self, p, q, temperature=1.0) -> Tensor:
+        """KL(softmax(p / T) || softmax(q / T)) of two batches of logits, in nats, (N,)."""
+        p, q = p / temperature, q / temperature
         return F.kl_div(q.log_softmax(1), p.log_softmax(1), log_target=True, reduction="none").sum(1)
 
-    def to(self, device: torch.device | str) -> Classification:
-        """Holds no tensors."""
+
+class Labels:
+    """Conditions that the model takes as they are: class labels, embedded by the model itself."""
+
+    def __call__(self, c: Tensor) -> Tensor:
+        return c
+
+    def to(self, device: torch.device | str) -> Labels:
         return self
 
 
-class Denoising:
+class Table:
+    """Conditions as rows of a table (n + 1, ...), e.g. embedded prompts (P + 1, L, D); the last row is the null one."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __call__(self, c: Tensor) -> Tensor:
+        """(N,) -> (N, ...)"""
+        return self.rows[c]
+
+    def to(self, device: torch.device | str) -> Table:
+        return Table(self.rows.to(device))
+
+
+class Denoising(Conditioned):
     """Predict the noise in x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, Eq. 4 and 14).
 
     Args:
         alpha_bar: (T,) cumulative products of 1 - beta.
         encoder: images in [0, 1] -> the model's space.
-        n_classes: labels are 0..n_classes-1; the null condition is the label `n_classes`.
-        p_uncond: share of labels replaced by the null condition where a draw asks for dropping.
+        n_conditions: c are 0..n_conditions - 1; the null condition is the index `n_conditions`.
+        p_uncond: share of conditions replaced by the null one where a draw asks for dropping.
         reduction: `sum` over C,H,W (published) or `mean`.
+        condition: index -> what the model takes, applied in `predict` alone; `Labels` or a `Table`.
+        anchors: (n_conditions,) the condition that `match` follows for each; None: the next one.
     """
 
-    def __init__(self, alpha_bar: Tensor, encoder: Encoder, n_classes: int, p_uncond: float, reduction: str):
+    def __init__(
+        self,
+        alpha_bar: Tensor,
+        encoder: Encoder,
+        n_conditions: int,
+        p_uncond: float,
+        reduction: str,
+        condition: Labels | Table | None = None,
+        anchors: Tensor | None = None,
+    ):
+        super().__init__(n_conditions, anchors)
         self.sqrt_alpha_bar = alpha_bar.sqrt().float()
         self.sqrt_one_minus_alpha_bar = (1 - alpha_bar).sqrt().float()
         self.timesteps = len(alpha_bar)
-        self.encoder, self.n_classes, self.null = encoder, n_classes, n_classes
+        self.encoder, self.condition, self.null = encoder, condition or Labels(), n_conditions
         self.p_uncond, self.reduction = p_uncond, reduction
 
     def draw(self, x, c, drop=False, generator=None) -> Draw:
-        """Choose t (antithetic: t and T-1-t in one batch), eps and, only if `drop`, the labels to leave out."""
-        n, options = len(x), {"device": x.device, "generator": generator}
-        t = torch.randint(0, self.timesteps, (n // 2 + 1,), **options)
-        t = torch.cat([t, self.timesteps - 1 - t])[:n]
-        z = self.encoder.encode(x)
-        eps = torch.randn(z.shape, dtype=z.dtype, **options)
+        """Choose t (antithetic: t and T-1-t in one batch), eps and, only if `drop`, the conditions to leave out."""
+        return self._draw(self.encoder.encode(x), c, drop, generator)
+
+    def surrogate(self, x, c) -> Draw:
+        """U[-1, 1] in the model's space in place of the images (Selective Amnesia, arXiv 2305.10120), noised."""
+        shape = self.encoder.shape(tuple(x.shape[1:]))
+        u = self.rows.of(lambda n: torch.rand((n, *shape), dtype=x.dtype, device=x.device), len(x))
+        return self._draw(2 * u - 1, c, False, None)
+
+    def _draw(self, z: Tensor, c: Tensor, drop: bool, generator: torch.Generator | None) -> Draw:
+        n, options = len(z), {"device": z.device, "generator": generator}
+
+        def times(n: int) -> Tensor:
+            t = torch.randint(0, self.timesteps, (n // 2 + 1,), **options)
+            return torch.cat([t, self.timesteps - 1 - t])[:n]
+
+        t = self.rows.of(times, n)
+        eps = self.rows.of(lambda n: torch.randn((n, *z.shape[1:]), dtype=z.dtype, **options), n)
         if drop:
-            c = torch.where(torch.rand(n, **options) < self.p_uncond, self.null, c)
+            c = torch.where(self.rows.of(lambda n: torch.rand(n, **options), n) < self.p_uncond, self.null, c)
         return Draw(self.noised(z, t, eps), c, t, eps)
 
-    def sweep(
-        self, x: Tensor, c: Tensor, n_chunks: int, drop: bool = False, generator: torch.Generator | None = None
-    ) -> Iterator[Draw]:
+    def sweep(self, x, c, n_chunks, drop=False, generator=None) -> Iterator[Draw]:
         """One image (1, ...) at every timestep, each with its own eps, in `n_chunks` draws of T / n_chunks rows.
 
         All eps come before the first chunk, so that chunks do not change the sum.
         """
-        z = self.encoder.encode(x)
-        t, options = (torch.arange(self.timesteps, device=x.device), {"device": x.device, "generator": generator})
+        z, options = self.encoder.encode(x), {"device": x.device, "generator": generator}
+        t = torch.arange(self.timesteps, device=x.device)
         eps = torch.randn((self.timesteps, *z.shape[1:]), dtype=z.dtype, **options)
         c = c.expand(self.timesteps)
         if drop:
@@ -135,20 +234,24 @@ class Denoising:
 
     def scrambled(self, draw) -> Draw:
         """The same x_t with a noise to predict that says nothing about it: U[0, 1] (EraseDiff, arXiv 2401.05779)."""
-        return draw._replace(eps=torch.rand_like(draw.eps))
+        eps = draw.eps
+        u = lambda n: torch.rand((n, *eps.shape[1:]), dtype=eps.dtype, device=eps.device)
+        return draw._replace(eps=self.rows.of(u, len(eps)))
 
     def noised(self, z: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps, DDPM Eq. 4."""
-        a, b = (s.to(z.device)[t].to(z.dtype).view(-1, 1, 1, 1) for s in self._scales())
+        ones = [1] * (z.ndim - 1)
+        a, b = (s.to(z.device)[t].to(z.dtype).view(-1, *ones) for s in self._scales())
         return a * z + b * eps
 
     def _scales(self) -> tuple[Tensor, Tensor]:
         return self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar
 
     def to(self, device: torch.device | str) -> Denoising:
-        """Keep the schedule on the device, so that a step copies nothing."""
+        """Keep the schedule and the conditions on the device, so that a step copies nothing."""
         self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar = (s.to(device) for s in self._scales())
-        return self
+        self.condition = self.condition.to(device)
+        return super().to(device)
 
     def predict(self, model, draw, guidance=0.0) -> Tensor:
         """eps-hat; with guidance w, (1 + w) eps_c - w eps_null from one pass over [conditional; null].
@@ -156,9 +259,9 @@ class Denoising:
         Row r of that pass belongs to example r mod N. The usual name for the scale is 1 + w.
         """
         if guidance == 0:
-            return model(draw.x, draw.t, draw.c)
-        null = torch.full_like(draw.c, self.null)
-        both = model(torch.cat([draw.x, draw.x]), torch.cat([draw.t, draw.t]), torch.cat([draw.c, null]))
+            return model(draw.x, draw.t, self.condition(draw.c))
+        c = torch.cat([draw.c, torch.full_like(draw.c, self.null)])
+        both = model(torch.cat([draw.x, draw.x]), torch.cat([draw.t, draw.t]), self.condition(c))
         eps_c, eps_null = both.chunk(2)
         return (1 + guidance) * eps_c - guidance * eps_null
 
@@ -170,16 +273,25 @@ class Denoising:
         """The same of an eps-hat that is there already."""
         return self._reduce((prediction - draw.eps).square())
 
-    def divergence(self, p, q) -> Tensor:
-        """MSE of two predictions over C,H,W, (N,): the KL of two Gaussians of equal variance up to a factor."""
-        return (p - q).square().flatten(1).mean(1)
+    def divergence(self, p, q, temperature=1.0) -> Tensor:
+        """MSE of p / T and q / T over C,H,W, (N,): the KL of two Gaussians of variance T^2 up to a factor."""
+        return (p / temperature - q / temperature).square().flatten(1).mean(1)
 
     def _reduce(self, squares: Tensor) -> Tensor:
         squares = squares.flatten(1)
         return squares.sum(1) if self.reduction == "sum" else squares.mean(1)
 
 
-def denoising(diffusion: dict, encoder: Encoder, n_classes: int) -> Denoising:
+def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha_bar_t = prod_{s<=t} (1 - beta_s), beta linear from beta_start to beta_end. (T,) float64.
+
+    DDPM, section 4.
+    """
+    betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+    return (1 - betas).cumprod(0)
+
+
+def denoising(diffusion: dict, encoder: Encoder, n_conditions: int) -> Denoising:
     """The task of a diffusion model from the keys of the config's `diffusion` section, as `meta.json` stores them."""
     alpha_bar = linear_alpha_bar(diffusion["timesteps"], diffusion["beta_start"], diffusion["beta_end"])
-    return Denoising(alpha_bar, encoder, n_classes, diffusion["p_uncond"], diffusion["reduction"])
+    return Denoising(alpha_bar, encoder, n_conditions, diffusion["p_uncond"], diffusion["reduction"])

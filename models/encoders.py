@@ -15,3 +15,7 @@ class Pixels:
     def decode(self, z: Tensor) -> Tensor:
         """z -> (clamp(z, -1, 1) + 1) / 2 in [0, 1]."""
         return (z.clamp(-1, 1) + 1) / 2
+
+    def shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, H, W) of images -> (C, H, W) of what the model sees."""
+        return data_shape

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from functions.randomness import key_seed, keyed_generator
-from functions.tasks import Classification, Denoising, Draw
+from functions.tasks import Classification, Denoising, Draw, linear_alpha_bar
 from functions.training.losses import adaptive_mean, adaptive_weights
-from functions.training.schedules import cosine_decay, linear_alpha_bar
+from functions.training.schedules import cosine_decay
 from models import Pixels
 
 

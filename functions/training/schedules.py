@@ -1,20 +1,8 @@
-"""Noise schedules of diffusion, and the learning-rate and weight schedules of training. Pure functions."""
+"""The learning-rate and weight schedules of training. Pure functions, torch-free."""
 
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
-
-
-def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """alpha_bar_t = prod_{s<=t} (1 - beta_s), beta linear from beta_start to beta_end. (T,) float64.
-
-    DDPM, section 4.
-    """
-    betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
-    return (1 - betas).cumprod(0)
 
 
 def cosine_decay(value: float, k: int, total: int) -> float:

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from functions.tasks import Denoising, Draw
+from functions.tasks import Denoising, Draw, linear_alpha_bar
 from functions.training.losses import adaptive_mean
-from functions.training.schedules import linear_alpha_bar
 from models import Pixels
 from models.unet import UNet, timestep_embedding
 

@@ -11,8 +11,7 @@ from functions.config.schema import Sampling
 from functions.errors import InputError
 from functions.randomness import keyed_generator
 from functions.sampling import samplers
-from functions.tasks import Denoising
-from functions.training.schedules import linear_alpha_bar
+from functions.tasks import Denoising, linear_alpha_bar
 from models import Pixels, UNet
 
 ALPHA_BAR = linear_alpha_bar(1000, 1e-4, 0.02)
