@@ -8,28 +8,76 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from functions.errors import InputError
 
 VERSION = "0.1.0"
 
 
-def write_atomic(path: Path | str, data: bytes | str) -> None:
-    """Write through a temporary name in the same folder, flush to disk, rename: no reader sees half a file."""
+class HashedFile:
+    """A file open for writing that hashes what passes, and keeps the reason of a failed write: torch.save hides it."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._digest = file, hashlib.sha256()
+        self.failed: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
+        self._digest.update(data)
+        return written
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.failed = error
+            raise
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of what was written so far."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def stream_atomic(path: Path | str) -> Iterator[HashedFile]:
+    """A file to write to piece by piece; at the end it is flushed to disk and renamed to `path`, whole or absent.
+
+    Until then it has a temporary name in the same folder, which is gone after any error. Raises OSError, with the name
+    `path`, where the disk is full or the folder cannot be written to.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    stream = HashedFile(os.fdopen(handle, "wb"))
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        with stream._file as file:
+            yield stream
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        cause = stream.failed or error
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write through a temporary name in the same folder, flush to disk, rename: no reader sees half a file."""
+    with stream_atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @functools.cache

@@ -6,10 +6,10 @@ safetensors under the plain model's names; `state.pt` holds tensors and numbers 
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import read_json, sha256_bytes, sha256_file, write_atomic, write_json
+from functions.files import read_json, sha256_file, stream_atomic, write_atomic, write_json
+from functions.storage.tensors import write_tensors
 
 WRAPPERS = ("module.", "_orig_mod.")
 FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
-INDICES = "indices.safetensors"
+INDICES, STATE = "indices.safetensors", "state.pt"
 
 
 def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,26 +55,23 @@ def save(
     final, temporary = ckpts / f"step_{step:07d}", ckpts / f".step_{step:07d}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    files = {FILES[kind]: plain_names(tensors) for kind, tensors in weights.items()}
+    if indices is not None:
+        files[INDICES] = indices
     try:
         hashes = {}
-        for kind, tensors in weights.items():
-            data = safetensors.torch.save({k: v.contiguous() for k, v in plain_names(tensors).items()})
-            write_atomic(temporary / FILES[kind], data)
-            hashes[FILES[kind]] = sha256_bytes(data)
-        if indices is not None:
-            data = safetensors.torch.save(indices)
-            write_atomic(temporary / INDICES, data)
-            hashes[INDICES] = sha256_bytes(data)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(temporary / "state.pt", buffer.getvalue())
-        hashes["state.pt"] = sha256_bytes(buffer.getvalue())
+        for name, tensors in files.items():
+            with stream_atomic(temporary / name) as file:
+                write_tensors(file, tensors)
+            hashes[name] = file.sha256
+        with stream_atomic(temporary / STATE) as file:
+            torch.save(state, file)
+        hashes[STATE] = file.sha256
         write_json(temporary / "meta.json", {**meta, "step": step, "files": hashes})
         shutil.rmtree(final, ignore_errors=True)  # the same step, written again after a resume
         os.rename(temporary, final)
-    except OSError:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     write_atomic(ckpts / "latest", final.name + "\n")
     for old in sorted(ckpts.glob("step_*"))[: -max(keep, 1)]:
         shutil.rmtree(old)
@@ -108,61 +106,100 @@ def _published(files: list[Path]) -> str:
     return f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot, found and read once: its folder, and its `meta.json`.
+
+    What a run saves meanwhile does not change it: all that is read through it belongs together. Every file's hash is
+    checked before it is read; InputError where one is missing, cut or altered.
+    """
+
+    path: Path
+    meta: dict
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Snapshot:
+        """The newest snapshot of a run folder, or the folder itself where it is a snapshot."""
+        path = resolve(folder)
+        return cls(path, read_json(path / "meta.json"))
+
+    def kind(self, wanted: Literal["auto", "ema", "raw"]) -> Literal["ema", "raw"]:
+        """`auto` is EMA where the checkpoint has one, otherwise raw."""
+        if wanted != "auto":
+            return wanted
+        return "ema" if FILES["ema"] in self.meta["files"] else "raw"
+
+    def hash(self, kind: Literal["ema", "raw"]) -> str:
+        """The recorded SHA-256 of the weights that `weights` reads: a checkpoint's identity in provenance."""
+        files = self.meta["files"]
+        if FILES[kind] not in files:
+            there = ", ".join(k for k, f in FILES.items() if f in files)
+            raise InputError(f"{self.path}: has no {kind} weights, only {there} (init_weights, --weights)")
+        return files[FILES[kind]]
+
+    def weights(self, kind: Literal["ema", "raw"]) -> dict[str, Tensor]:
+        """Weights by plain name, mapped from the file: they take memory as they are used."""
+        path = self.path / FILES[kind]
+        check_hash(path, self.hash(kind))
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+    def state(self) -> dict:
+        """Optimiser state and data positions, onto the CPU."""
+        path = self.path / STATE
+        check_hash(path, self.meta["files"][STATE])
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise InputError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+
+    def indices(self) -> dict[str, Tensor] | None:
+        """The data of the run, sorted int64 indices into the training part of its data set; None: all, an older file.
+
+        `remain`, what it trained on last; `forget`, what it forgot or was never shown, absent where nothing; `val`,
+        what was set aside for validation, may be empty. A model that unlearns next may forget of `remain`, and of
+        nothing else.
+        """
+        wanted = self.meta["files"].get(INDICES)
+        if wanted is None:
+            return None
+        check_hash(self.path / INDICES, wanted)
+        return safetensors.torch.load_file(self.path / INDICES)
+
+
+# Each of these finds the newest snapshot anew; whoever reads two things of one run wants a `Snapshot`.
+
+
 def load_meta(folder: Path | str) -> dict:
     """`meta.json` of the newest snapshot."""
-    return read_json(resolve(folder) / "meta.json")
+    return Snapshot.open(folder).meta
 
 
 def weights_hash(folder: Path | str, kind: Literal["ema", "raw"]) -> str:
-    """The recorded SHA-256 of the weights that `load_weights` reads: a checkpoint's identity in provenance."""
-    meta = load_meta(folder)
-    name = FILES[kind]
-    if name not in meta["files"]:
-        there = ", ".join(k for k, f in FILES.items() if f in meta["files"])
-        raise InputError(f"{folder}: has no {kind} weights, only {there} (init_weights, --weights)")
-    return meta["files"][name]
+    """`Snapshot.hash` of the newest snapshot."""
+    return Snapshot.open(folder).hash(kind)
 
 
 def choose_kind(folder: Path | str, kind: Literal["auto", "ema", "raw"]) -> Literal["ema", "raw"]:
-    """`auto` is EMA where the checkpoint has one, otherwise raw."""
-    if kind != "auto":
-        return kind
-    return "ema" if FILES["ema"] in load_meta(folder)["files"] else "raw"
+    """`Snapshot.kind` of the newest snapshot."""
+    return Snapshot.open(folder).kind(kind)
 
 
 def load_weights(folder: Path | str, kind: Literal["ema", "raw"]) -> dict[str, Tensor]:
-    """The weights of the newest snapshot, by plain name. Raises InputError where the file is cut or altered."""
-    wanted = weights_hash(folder, kind)
-    path = resolve(folder) / FILES[kind]
-    check_hash(path, wanted)
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+    """`Snapshot.weights` of the newest snapshot."""
+    return Snapshot.open(folder).weights(kind)
 
 
 def load_state(folder: Path | str) -> dict:
-    """Optimiser state and data positions of the newest snapshot, onto the CPU."""
-    path = resolve(folder) / "state.pt"
-    check_hash(path, load_meta(folder)["files"]["state.pt"])
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+    """`Snapshot.state` of the newest snapshot."""
+    return Snapshot.open(folder).state()
 
 
 def load_indices(folder: Path | str) -> dict[str, Tensor] | None:
-    """The data of the run, sorted int64 indices into the training part of its data set; None: all of it, an older file.
-
-    `remain`, what it trained on last; `forget`, what it forgot or was never shown, absent where nothing; `val`, what
-    was set aside for validation, may be empty. A model that unlearns next may forget of `remain`, and of nothing else.
-    """
-    path = resolve(folder) / INDICES
-    wanted = load_meta(folder)["files"].get(INDICES)
-    if wanted is None:
-        return None
-    check_hash(path, wanted)
-    return safetensors.torch.load_file(path)
+    """`Snapshot.indices` of the newest snapshot."""
+    return Snapshot.open(folder).indices()
 
 
 def check_hash(path: Path, wanted: str) -> None:

@@ -26,6 +26,20 @@ def test_round_trip_and_latest(tmp_path):
     assert checkpoint.load_state(tmp_path)["positions"] == [10]
 
 
+def test_a_snapshot_stays_what_it_was_while_the_run_goes_on(tmp_path):
+    save(tmp_path, 5, value=5.0)
+    snapshot = checkpoint.Snapshot.open(tmp_path)
+    weights = snapshot.weights("raw")
+    save(tmp_path, 10, value=10.0)
+    assert snapshot.meta["step"] == 5 and snapshot.state()["positions"] == [5]
+    assert snapshot.weights("raw")["w"].tolist() == [5.0] * 3 and snapshot.indices() is None
+    assert snapshot.hash("raw") == checkpoint.sha256_file(tmp_path / "ckpts" / "step_0000005" / "model.safetensors")
+    save(tmp_path, 15, keep=1)  # deletes it
+    assert weights["w"].tolist() == [5.0] * 3
+    with pytest.raises(InputError, match=r"step_0000005/model\.safetensors: missing from the checkpoint"):
+        snapshot.weights("raw")
+
+
 def test_only_the_newest_stay(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=2)

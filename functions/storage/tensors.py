@@ -1,0 +1,49 @@
+"""safetensors written one tensor at a time: no second copy of a model, wherever its weights lie and in what order."""
+
+from __future__ import annotations
+
+import json
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from functions.errors import InputError
+
+# In the order in which safetensors lays them out: by alignment, so that each tensor can be read where it lies.
+DTYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
+
+
+def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """The bytes of `safetensors.torch.save`, from tensors on any device and of any strides.
+
+    Its own `save_file` wants all of them on the CPU and contiguous at once, which is a copy of a model that is on a GPU
+    or in channels_last, and reports a full disk without its errno. Here a copy of the largest tensor is the most.
+    Layout: header's length (8 bytes, little endian), header (JSON, padded to 8), data.
+    """
+    if unknown := [name for name, t in tensors.items() if t.dtype not in ORDER]:
+        raise InputError(f"{unknown[0]}: {tensors[unknown[0]].dtype} has no place in a safetensors file")
+    names = sorted(tensors, key=lambda name: (ORDER[tensors[name].dtype], name))
+    header, end = {"__metadata__": metadata} if metadata else {}, 0
+    for name in names:
+        t = tensors[name]
+        start, end = end, end + t.numel() * t.element_size()
+        header[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        file.write(memoryview(flat.view(torch.uint8).numpy()))
