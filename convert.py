@@ -92,11 +92,13 @@ def import_run(args: argparse.Namespace) -> Path:
 def imported_meta(cfg: schema.Config, source: str) -> dict:
     """What `meta.json` of a pretrained model says; `source` is the hash of the file that the weights come from."""
     import datasets
-    from functions.storage.meta import model_meta, run_meta
+    from functions.storage.meta import PIXELS, model_meta, run_meta
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
     data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape), "classes": list(classes)}
-    return run_meta(cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None)
+    return run_meta(
+        cfg, "pretrain", data, model_meta(cfg.model, data), PIXELS, cfg.diffusion.model_dump(), source, None
+    )
 
 
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:

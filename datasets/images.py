@@ -104,6 +104,8 @@ class Stream:
     alone: setting `position` (the number of batches handed out) resumes. `flip` mirrors half of the images;
     `crop` pads with that many zero pixels and cuts out a random window; `n_workers` processes decode folders.
     `frozen` draws flip and window once for each image instead of afresh in each epoch (as published).
+    With `marked`, indices of some images, a batch is (x, c, m) and m (B,) says which of its images are among them.
+    `part` = (rank, size) hands out the rank-th of `size` equal parts of every batch.
     """
 
     def __init__(
@@ -117,11 +119,17 @@ class Stream:
         crop: int = 0,
         n_workers: int = 0,
         frozen: bool = False,
+        marked: Tensor | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
         if len(indices) == 0:
             raise DataError(f"{images.name} ({images.split}): no images to draw {purpose} batches from")
         self.images, self.batch_size, self.n_workers = images, batch_size, n_workers
         self.shuffle = Shuffle(indices.cpu(), seed, purpose, flip, crop, images.index_device, frozen)
+        self.part, self.marked = part, None
+        if marked is not None:
+            self.marked = torch.zeros_like(images.labels, dtype=torch.bool)
+            self.marked[marked.to(images.labels.device)] = True
         self.position = 0
 
     @property
@@ -136,17 +144,22 @@ class Stream:
     def __iter__(self) -> Stream:
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
+    def __next__(self) -> tuple[Tensor, ...]:
         if self._batches is None:  # built at the first use, so that workers do not start twice on resume
             # Nothing in here refers to the Stream: workers end at once if freed by count, after 5 s if by gc.
-            rows, ahead = itertools.tee(self.shuffle.batches(self.batch_size, self._position))
+            rank, size = self.part
+            whole = self.shuffle.batches(self.batch_size, self._position)
+            rows, ahead = itertools.tee(batch.chunk(size)[rank] for batch in whole)
             self._batches = zip(rows, self.images.batches((r[:, 0] for r in ahead), self.n_workers))
         rows, x = next(self._batches)
         rows = upload(rows, x.device)
         self._position += 1
         if self.shuffle.flip or self.shuffle.crop:
             x = augment(x, rows[:, 1], rows[:, 2:], self.shuffle.crop)
-        return to_unit(x), self.images.labels[rows[:, 0]]
+        i = rows[:, 0]
+        if self.marked is None:
+            return to_unit(x), self.images.labels[i]
+        return to_unit(x), self.images.labels[i], self.marked[i]
 
 
 def ordered(images, indices: Tensor, batch_size: int, n_workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

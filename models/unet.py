@@ -138,6 +138,8 @@ class UNet(nn.Module):
 
     # May be replaced by one copy per row of the batch without changing the result (per-example gradients use it).
     broadcast_parameters = ("null_classes_emb",)
+    # What `training.checkpointing` computes again in the backward pass instead of keeping its activations.
+    blocks_to_recompute = (ResnetBlock, AttnBlock)
 
     def __init__(
         self,

@@ -11,18 +11,18 @@ from datasets import ordered
 from functions.config.schema import Config
 from functions.randomness import keyed_generator
 from functions.tasks import Draw
-from runners.setup import Setup
+from runners.setup import Materials
 
 
 def fixed_draws(
-    cfg: Config, setup: Setup, indices: Tensor, *key: str, batch_size: int, draws: int = 1
+    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1
 ) -> Iterator[Draw]:
     """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key."""
     total = draws * -(-len(indices) // batch_size)
     with tqdm(total=total, desc=" ".join(key), disable=None) as bar:
         for d in range(draws):
-            batches = ordered(setup.images, indices, batch_size, cfg.data.n_workers)
+            batches = ordered(materials.images, indices, batch_size, cfg.data.n_workers)
             for b, (x, c) in enumerate(batches):
-                generator = keyed_generator(cfg.seeds.of("order"), *key, d, b, device=setup.device)
-                yield setup.task.draw(x, c, generator=generator)
+                generator = keyed_generator(cfg.seeds.of("order"), *key, d, b, device=materials.device)
+                yield materials.task.draw(x, c, generator=generator)
                 bar.update()

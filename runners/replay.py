@@ -14,12 +14,13 @@ from functions.files import sha256_bytes
 from functions.judging.contract import read_generation
 from functions.sampling.folders import find_samples
 from functions.storage.checkpoint import load_meta
-from runners.setup import Setup
+from runners.setup import Materials
 
+FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
 FOLDER = "class_samples"  # in the run folder, where sample.py --mode sample_classes writes it
 
 
-def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | None = None) -> ImageSet:
+def own_samples(cfg: Config, materials: Materials, needed: set[int], per_class: int | None = None) -> ImageSet:
     """The samples of `needed` classes below `<ckpt_folder>/class_samples/<class>/`, the first `per_class` of each.
 
     Raises InputError where the folder or a class is missing, too few are there, or they are not images like the data's.
@@ -30,15 +31,15 @@ def own_samples(cfg: Config, setup: Setup, needed: set[int], per_class: int | No
         raise InputError(f"{folder}: no such folder; {remedy}")
     check_origin(folder, cfg.ckpt_folder)
     samples = find_samples(folder)
-    x, labels = samples.images(setup.images.shape[0]), samples.labels
+    x, labels = samples.images(materials.images.shape[0]), samples.labels
     if missing := sorted(needed - set(labels.tolist())):
         raise InputError(f"{folder}: no samples of class {', '.join(map(str, missing))}; {remedy}")
-    if tuple(x.shape[1:]) != tuple(setup.images.shape):
-        raise InputError(f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {setup.images.shape}")
+    if tuple(x.shape[1:]) != tuple(materials.images.shape):
+        raise InputError(f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {materials.images.shape}")
     if per_class is not None and (few := [c for c in sorted(needed) if int((labels == c).sum()) < per_class]):
         raise InputError(f"{folder}: fewer than {per_class} samples of class {few[0]} (fim.per_class)")
     chosen = torch.cat([(labels == c).nonzero()[:per_class, 0] for c in sorted(needed)])
-    return ImageSet(x[chosen], labels[chosen], setup.images.classes, FOLDER, "replay").to(setup.device)
+    return ImageSet(x[chosen], labels[chosen], materials.images.classes, FOLDER, "replay").to(materials.device)
 
 
 def check_origin(folder: Path, ckpt_folder: str) -> None:

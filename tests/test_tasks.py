@@ -15,7 +15,7 @@ from models import Pixels
 
 @pytest.fixture
 def task():
-    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.25, reduction="sum")
+    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_conditions=10, p_uncond=0.25, reduction="sum")
 
 
 def test_alpha_bar_is_the_product_of_alphas():

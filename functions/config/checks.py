@@ -56,10 +56,10 @@ def _training(cfg: Config, mode: str, layers: Layers) -> None:
     t, o = cfg.training, cfg.optim
     if t and t.n_iters is None and t.epochs is None:
         raise InputError(f"{layers.source(('training',))}: training.n_iters: missing; wanted it or training.epochs")
-    if t and t.bf16 and cfg.world == "ddpm":
-        _refuse(layers, "training.bf16", "is for classifiers")
-    if mode == "boundary_expand" and (t.bf16 or t.compile):
-        _refuse(layers, "training", "bf16 and compile are not for boundary_expand, which takes the model apart")
+    if mode == "boundary_expand" and (t.precision == "bf16" or t.compile or t.accumulate > 1):
+        _refuse(
+            layers, "training", "bf16, compile and accumulate are not for boundary_expand, which takes the model apart"
+        )
     if o and (o.lr_schedule == "steps") != bool(o.decreasing_lr):
         _refuse(
             layers,

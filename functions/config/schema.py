@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
 WORLDS = ("ddpm", "classifier")
@@ -88,6 +88,14 @@ class LibraryModel(Section):
     resize: int = Field(0, ge=0)  # side that images are scaled to inside the model; 0: not
 
 
+class PixelsEncoder(Section):
+    name: Literal["pixels"]  # the model sees the images themselves, scaled to [-1, 1]
+
+    def meta(self) -> dict:
+        """`{"name", "kwargs"}`, as `meta.json` stores an encoder."""
+        return {"name": self.name, "kwargs": self.model_dump(exclude={"name"})}
+
+
 class Diffusion(Section):
     timesteps: Positive = 1000  # T
     beta_start: float = Field(1e-4, gt=0, lt=1)
@@ -116,8 +124,24 @@ class Training(Section):
     snapshot_freq: Positive = 1000
     keep: Positive = 3  # snapshots that stay, besides the final one
     channels_last: bool = False  # memory format of images and convolutions: faster on most devices
-    bf16: bool = False  # forward passes of training in bfloat16 (autocast); losses and weights stay float32
+    # of training's forward passes; losses and weights stay float32. tf32: CUDA's matrix products of 10-bit mantissas;
+    # bf16: autocast
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False  # torch.compile the model that training steps call
+    # a batch passes in so many parts, one part's activations in memory at a time; each is computed twice
+    accumulate: Positive = 1
+    checkpointing: bool = False  # activations inside blocks are computed again in the backward pass, not kept
+    # classes on the grid of a snapshot, chosen evenly, always the forgotten one; off: no grid. Diffusion only
+    preview: Positive | Literal["off"] = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bf16(cls, values: object) -> object:
+        """`bf16: true`, as --bf16 sets it and older files say it, is `precision: bf16`."""
+        if not isinstance(values, dict) or not isinstance(values.get("bf16"), bool):
+            return values
+        rest = {key: value for key, value in values.items() if key != "bf16"}
+        return {**rest, "precision": "bf16"} if values["bf16"] else rest
 
 
 class Unlearn(Section):
@@ -283,6 +307,7 @@ class Config(Section):
     world: Literal[WORLDS]
     data: Data
     model: Annotated[UNetModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None = None
+    encoder: PixelsEncoder | None = None  # the original's, or pixels
     diffusion: Diffusion | None = None
     optim: Optim | None = None
     training: Training | None = None

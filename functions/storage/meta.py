@@ -6,7 +6,7 @@ from pathlib import Path
 
 from functions.files import sha256_bytes, version
 
-ENCODER = {"name": "pixels", "kwargs": {}}
+PIXELS = {"name": "pixels", "kwargs": {}}  # the encoder of checkpoints whose configs name none
 
 
 def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
@@ -34,6 +34,7 @@ def run_meta(
     mode: str,
     data: dict,
     model: dict,
+    encoder: dict,
     diffusion: dict | None,
     source: str | None,
     mask: str | None,
@@ -48,7 +49,7 @@ def run_meta(
         "world": cfg.world,
         "mode": mode,
         "model": model,
-        "encoder": ENCODER,
+        "encoder": encoder,
         "diffusion": diffusion,
         "data": data,
         "forget": cfg.forget and cfg.forget.model_dump(),

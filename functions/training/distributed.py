@@ -1,11 +1,48 @@
-"""Several devices in one place: today DataParallel for the forward of training loops."""
+"""Several devices: processes under `torchrun`, or DataParallel for the forward of one process's training loop.
+
+Every process holds the whole model and its rows of every batch; what batches couple is reduced here. With one process
+all of this does nothing. The process group is torch's, one for the program, so nobody hands it around.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from functions.errors import InputError
+from functions.tasks import Rows
+
+
+def size() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is. Process 0 writes and speaks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def mean_(tensors: Sequence[Tensor]) -> None:
+    """Each tensor becomes its mean over the processes, in place; one message for all of them."""
+    if size() > 1:
+        sum_(tensors)
+        torch._foreach_div_(tensors, size())
+
+
+def sum_(tensors: Sequence[Tensor]) -> None:
+    """Each tensor becomes its sum over the processes, in place; one message for all of one type."""
+    if size() == 1:
+        return
+    for dtype in sorted({t.dtype for t in tensors}, key=str):
+        alike = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.flatten() for t in alike])
+        dist.all_reduce(flat)
+        parts = flat.split([t.numel() for t in alike])
+        torch._foreach_copy_(alike, [part.view(t.shape) for part, t in zip(parts, alike)])
 
 
 def choose_device(name: str) -> torch.device:
@@ -15,7 +52,8 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown name and for a missing driver
+    # torch's words for an unknown name and for a missing driver
+    except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
     return device
 
@@ -28,3 +66,19 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """
     several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
     return nn.DataParallel(model) if several else model
+
+
+def rows(batch_size: int) -> Rows:
+    """This process's part of every batch. Raises InputError where the batch cannot be shared equally."""
+    if batch_size % size():
+        raise InputError(f"training.batch_size: {batch_size} images cannot be shared equally by {size()} processes")
+    return Rows(rank(), size())
+
+
+def mean_of(stats: dict[str, Tensor | float]) -> dict[str, float]:
+    """What a step returned, read to the host: the mean over the processes, whose batches are alike in size."""
+    if size() == 1:
+        return {name: float(value) for name, value in stats.items()}
+    found = {name: v.detach().double().reshape(()) for name, v in stats.items() if isinstance(v, Tensor)}
+    mean_(list(found.values()))
+    return {name: float(found.get(name, value)) for name, value in stats.items()}

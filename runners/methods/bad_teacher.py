@@ -1,13 +1,10 @@
 """Bad teacher: follow the original on remain data and a random network on forget data (arXiv 2205.08096)."""
 
-import copy
-
 import torch
 
 import models
 from functions.randomness import key_seed
 from runners.base import Runner
-from runners.mixing import unmarked
 
 
 class BadTeacher(Runner):
@@ -18,24 +15,20 @@ class BadTeacher(Runner):
     def passes(self, epoch):
         return ("both",)
 
-    def setup(self, setup):
-        self.both = self.mixed_stream(setup)
-        self.good = copy.deepcopy(self.plain)
+    def begin(self, materials):
+        self.both = self.mixed()
+        self.good = self.teacher()
         torch.manual_seed(key_seed(self.cfg.seeds.of("init"), "bad teacher"))
-        self.bad = models.build(self.meta["model"]).to(self.device)
-        for teacher in (self.good, self.bad):
-            teacher.eval().requires_grad_(False)
-            self.cost.watch(teacher)
+        self.bad = self.teacher(models.build(self.meta["model"]))
 
     def step(self, k):
         t = self.cfg.bad_teacher.temperature
-        x, c = next(self.both)
-        c, is_f = unmarked(c, self.task.n_classes)
+        x, c, is_f = next(self.both)
         draw = self.task.draw(x, c)
         with torch.no_grad():
             good, bad = (self.task.predict(teacher, draw) for teacher in (self.good, self.bad))
         target = torch.where(is_f.view(-1, *[1] * (good.ndim - 1)), bad, good)
         prediction = self.task.predict(self.model, draw)
-        kl = self.task.divergence(target / t, prediction / t)
+        kl = self.task.divergence(target, prediction, t)
         self.descend(kl.mean(), self.mask, self.cfg.optim.grad_clip)
         return {"divergence": kl.detach().mean()}

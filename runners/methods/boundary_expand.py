@@ -17,8 +17,8 @@ class BoundaryExpand(Runner):
     def passes(self, epoch):
         return ("forget",)
 
-    def setup(self, setup):
-        x, _ = next(ordered(setup.images, setup.forget[:1], 1))
+    def begin(self, materials):
+        x, _ = next(ordered(materials.images, materials.forget[:1], 1))
         with torch.no_grad():
             width = self.plain.eval().features(x).shape[1]
         torch.manual_seed(key_seed(self.cfg.seeds.of("init"), "shadow class"))

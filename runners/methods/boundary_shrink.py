@@ -1,7 +1,5 @@
 """Boundary shrink: forget images go to the class across the nearest boundary (arXiv 2303.11570). Classifiers only."""
 
-import copy
-
 import torch
 
 from runners.base import Runner
@@ -19,9 +17,8 @@ class BoundaryShrink(Runner):
     def passes(self, epoch):
         return ("forget",)
 
-    def setup(self, setup):
-        self.original = copy.deepcopy(self.plain).eval().requires_grad_(False)
-        self.cost.watch(self.original)
+    def begin(self, materials):
+        self.original = self.teacher()
 
     def nearest(self, draw):
         """The nearest wrong class of each image, (N,)."""

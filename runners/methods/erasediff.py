@@ -18,7 +18,7 @@ class EraseDiff(Runner):
     def step(self, k):
         draw_f = self.task.scrambled(self.task.draw(*next(self.forget)))
         loss_f, loss_r = self.task.losses(self.model, draw_f).mean(), self.remain_loss()
-        g_f, g_r = (torch.autograd.grad(loss, self.params, allow_unused=False) for loss in (loss_f, loss_r))
+        g_f, g_r = self.gradients(loss_f), self.gradients(loss_r)
         norm2 = torch.stack(torch._foreach_norm(g_f)).square().sum()
         dot = torch.stack([a.sum() for a in torch._foreach_mul(g_f, g_r)]).sum()
         lambda_ = (self.cfg.erasediff.eta - dot / (norm2 + 1e-12)).clamp(min=0)

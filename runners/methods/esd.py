@@ -1,7 +1,5 @@
 """ESD: erase a concept by negative guidance (arXiv 2303.07345), of a class-conditional model or of logits."""
 
-import copy
-
 import torch
 
 from runners.base import Runner
@@ -18,14 +16,13 @@ class ESD(Runner):
     def passes(self, epoch):
         return ("forget",)
 
-    def setup(self, setup):
-        self.teacher = copy.deepcopy(self.plain).eval().requires_grad_(False)
-        self.cost.watch(self.teacher)
+    def begin(self, materials):
+        self.original = self.teacher()
 
     def step(self, k):
         draw = self.task.draw(*next(self.forget))
         with torch.no_grad():  # (1 + w) eps_c - w eps_null with w = -(1 + eta)
-            target = self.task.predict(self.teacher, draw, guidance=-(1 + self.cfg.esd.eta))
+            target = self.task.predict(self.original, draw, guidance=-(1 + self.cfg.esd.eta))
         loss = self.task.divergence(target, self.task.predict(self.model, draw)).mean()
         self.descend(loss, self.mask, self.cfg.optim.grad_clip)
         return {"forget": loss.detach()}

@@ -3,32 +3,21 @@
 from functions.curvature.fisher import ESTIMATORS
 from functions.curvature.fisher_noise import head_parameters, noise
 from functions.randomness import keyed_generator
-from runners.base import Runner
+from runners.closed_form import ClosedForm
 from runners.draws import fixed_draws
 
 
-class FisherForget(Runner):
-    """theta += sqrt(min(alpha / (F_r + 1e-8), cap)) N(0, 1), in one step; F_r of the remain set with its labels."""
+class FisherForget(ClosedForm):
+    """theta += sqrt(min(alpha / (F_r + 1e-8), cap)) N(0, 1); F_r of the remain set with its labels."""
 
-    mode, always_masked, closed_form = "fisher_forget", True, True
+    mode = "fisher_forget"
 
-    def setup(self, setup):
-        self.prepared = setup
-
-    def step(self, k):
+    def delta(self):
         f, section = self.cfg.fisher_forget, self.cfg.fisher
-        draws = fixed_draws(
-            self.cfg,
-            self.prepared,
-            self.prepared.remain,
-            "fisher",
-            "remain",
-            batch_size=section.batch_size,
-            draws=section.draws,
-        )
+        amount = {"batch_size": section.batch_size, "draws": section.draws}
+        draws = fixed_draws(self.cfg, self.materials, self.materials.remain, "fisher", "remain", **amount)
         options = {"clip": section.clip} if section.estimator == "batch" else {}
         fisher = ESTIMATORS[section.estimator](self.plain, self.task.losses, draws, **options)
         g = keyed_generator(self.cfg.seeds.of("order"), "fisher noise", device=self.device)
         delta = noise(fisher, f.alpha, f.cap, f.head_factor, set(head_parameters(self.plain)), g)
-        self.move([delta[n] for n in self.names])
-        return {"fisher": sum(value.sum() for value in fisher.values())}
+        return delta, {"fisher": sum(value.sum() for value in fisher.values())}

@@ -25,21 +25,16 @@ def ga(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, 
 
 
 def match(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
-    """SalUn's: predictions for c follow those for c' = (c + 1) mod C, divergence(detached p(c'), p(c))."""
+    """SalUn's: predictions for c follow those for c' = other(c), divergence(detached p(c'), p(c))."""
     with torch.no_grad(), in_mode(model, train=False):
-        target = task.predict(model, draw._replace(c=(draw.c + 1) % task.n_classes))
+        target = task.predict(model, draw._replace(c=task.other(draw.c)))
     loss = task.divergence(target, task.predict(model, draw)).mean()
     return loss, loss
 
 
-def wrong_labels(c: Tensor, n_classes: int) -> Tensor:
-    """c' uniform over the other n_classes - 1 labels, (N,) -> (N,)."""
-    return (c + torch.randint(1, n_classes, c.shape, device=c.device)) % n_classes
-
-
 def relabel(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
-    """Train towards a wrong label c' != c, drawn anew each time."""
-    loss = task.losses(model, draw._replace(c=wrong_labels(draw.c, task.n_classes))).mean()
+    """Train towards a wrong condition c' != c, drawn anew each time."""
+    loss = task.losses(model, draw._replace(c=task.wrong(draw.c))).mean()
     return loss, loss
 
 

@@ -6,34 +6,30 @@ import torch
 
 from functions.curvature.influence import direction, inverse_fisher_product, mean_gradient, published_product
 from functions.randomness import keyed_generator
-from runners.base import Runner
+from runners.closed_form import ClosedForm
 from runners.draws import fixed_draws
 
 
-class Influence(Runner):
-    """theta += step H^-1 v, in one step. H and v: `functions.curvature.influence`."""
+class Influence(ClosedForm):
+    """theta += step H^-1 v. H and v: `functions.curvature.influence`."""
 
-    mode, always_masked, closed_form = "iu", True, True
-
-    def setup(self, setup):
-        self.prepared = setup
+    mode = "iu"
 
     def draws(self, indices, key, batch_size):
-        return fixed_draws(self.cfg, self.prepared, indices, "influence", key, batch_size=batch_size)
+        return fixed_draws(self.cfg, self.materials, indices, "influence", key, batch_size=batch_size)
 
-    def step(self, k):
-        iu, s, batch_size = self.cfg.iu, self.prepared, self.cfg.training.batch_size
+    def delta(self):
+        iu, m, batch_size = self.cfg.iu, self.materials, self.cfg.training.batch_size
         gradient = partial(mean_gradient, self.plain, self.task.losses)
-        v_f, v_r = (gradient(self.draws(i, key, batch_size)) for i, key in ((s.forget, "forget"), (s.remain, "remain")))
-        v = direction(v_f, v_r, len(s.forget), len(s.remain))
-        delta = self.solve(v, self.chosen())
+        v_f = gradient(self.draws(m.forget, "forget", batch_size))
+        v_r = gradient(self.draws(m.remain, "remain", batch_size))
+        delta = self.solve(direction(v_f, v_r, len(m.forget), len(m.remain)), self.chosen())
         norm = torch.stack(torch._foreach_norm(list(delta.values()))).square().sum().sqrt()
-        self.move([iu.step * delta[n] for n in self.names])
-        return {"moved": iu.step * norm}
+        return {n: iu.step * d for n, d in delta.items()}, {"moved": iu.step * norm}
 
     def chosen(self):
         """K remain images, drawn with the seed; the published recursion reads two more than it divides by."""
-        remain, k = self.prepared.remain, self.cfg.iu.k + 2 * (self.cfg.iu.solver == "published")
+        remain, k = self.materials.remain, self.cfg.iu.k + 2 * (self.cfg.iu.solver == "published")
         g = keyed_generator(self.cfg.seeds.of("order"), "influence")
         return remain[torch.randperm(len(remain), generator=g)[:k]]
 

@@ -10,7 +10,7 @@ class L1Sparse(Runner):
 
     mode, always_masked = "l1_sparse", True
 
-    def setup(self, setup):
+    def begin(self, materials):
         self.n_epochs = self.epochs.at(self.cfg.training.n_iters - 1)[0] + 1
 
     def step(self, k):

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from runners.base import Runner
-from runners.methods.forgetting import FORGET_LOSSES, wrong_labels
-from runners.mixing import unmarked
+from runners.methods.forgetting import FORGET_LOSSES
 
 # what an epoch passes over
 PASSES = {"paired": ("remain",), "split": ("forget", "remain"), "joint": ("both",)}
@@ -39,9 +38,8 @@ def split(runner: Runner, k: int) -> dict[str, Tensor | float]:
 
 def joint(runner: Runner, k: int) -> dict[str, Tensor | float]:
     """A batch of both, the labels of the images to be forgotten wrong: the mean of w_n l_n, w as the set's alpha."""
-    x, c = next(runner.both)
-    c, is_f = unmarked(c, runner.task.n_classes)
-    draw = runner.task.draw(x, torch.where(is_f, wrong_labels(c, runner.task.n_classes), c))
+    x, c, is_f = next(runner.both)
+    draw = runner.task.draw(x, torch.where(is_f, runner.task.wrong(c), c))
     losses, alpha = runner.task.losses(runner.model, draw), runner.forget_alpha(k)
     weights = torch.where(is_f, alpha, runner.cfg.unlearn.remain_alpha)
     runner.descend((weights * losses).mean(), runner.mask, runner.cfg.optim.grad_clip)

@@ -8,10 +8,8 @@ from functions.files import sha256_file
 from functions.storage.artifacts import load_fisher, read_provenance
 from functions.storage.cost import total
 from functions.training.anchors import Anchor
-from runners.base import Runner, provenance, shapes_of
-from runners.replay import fingerprint, own_samples
-
-FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
+from runners.base import Runner
+from runners.replay import FISHER, fingerprint, own_samples
 
 
 class SelectiveAmnesia(Runner):
@@ -22,24 +20,22 @@ class SelectiveAmnesia(Runner):
 
     mode, always_masked, copies = "sa", True, 2  # anchor and Fisher
 
-    def setup(self, setup):
+    def begin(self, materials):
         s = self.cfg.sa
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
-        fisher = load_fisher(path, shapes_of(self.plain), provenance(setup))
+        fisher = load_fisher(path, materials.shapes, materials.provenance)
         costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
         self.meta = {**self.meta, "fisher": sha256_file(path), "prepared": total(costs) if costs else None}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":
-            classes = set(range(self.task.n_classes)) - {self.cfg.forget.label}
-            replay = own_samples(self.cfg, setup, classes)
+            classes = set(range(self.task.n_conditions)) - {self.cfg.forget.label}
+            replay = own_samples(self.cfg, materials, classes)
             self.meta["replay"] = fingerprint(replay)
-            self.remain = self._stream(replay, torch.arange(len(replay)), "replay")
+            self.remain = self.stream(replay, torch.arange(len(replay)), "replay")
 
     def step(self, k):
         s = self.cfg.sa
-        x_f, c_f = next(self.forget)
-        surrogate = self.task.draw(torch.rand_like(x_f), c_f)  # [0, 1] here, [-1, 1] for the model
-        loss_f = self.task.losses(self.model, surrogate).mean()
+        loss_f = self.task.losses(self.model, self.task.surrogate(*next(self.forget))).mean()
         loss_r = self.task.losses(self.model, self.task.draw(*next(self.remain))).mean()
         ewc = self.anchor.penalty()
         self.descend(loss_f + s.gamma_gr * loss_r + s.lmbda * ewc, self.mask, self.cfg.optim.grad_clip)

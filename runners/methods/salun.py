@@ -12,9 +12,9 @@ class SalUn(Runner):
     def passes(self, epoch):
         return PASSES[self.cfg.unlearn.order]
 
-    def setup(self, setup):
+    def begin(self, materials):
         if self.cfg.unlearn.order == "joint":
-            self.both = self.mixed_stream(setup)
+            self.both = self.mixed()
 
     def step(self, k):
         return STEPS[self.cfg.unlearn.order](self, k)

@@ -19,10 +19,10 @@ class SalUnSoft(Runner):
     def passes(self, epoch):
         return PASSES[self.cfg.unlearn.order]
 
-    def setup(self, setup):
+    def begin(self, materials):
         self.theta_0 = [p.detach().clone() for p in self.params]
         if self.cfg.unlearn.order == "joint":
-            self.both = self.mixed_stream(setup)
+            self.both = self.mixed()
 
     def step(self, k):
         stats = STEPS[self.cfg.unlearn.order](self, k)

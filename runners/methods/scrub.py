@@ -1,7 +1,5 @@
 """SCRUB: disobey the original on the forget set, obey it on the remain set (arXiv 2302.09880)."""
 
-import copy
-
 import torch
 
 from runners.base import Runner
@@ -19,15 +17,14 @@ class Scrub(Runner):
     def passes(self, epoch):
         return ("forget", "remain") if epoch < self.cfg.scrub.msteps else ("remain",)
 
-    def setup(self, setup):
-        self.teacher = copy.deepcopy(self.plain).eval().requires_grad_(False)
-        self.cost.watch(self.teacher)
+    def begin(self, materials):
+        self.original = self.teacher()
 
     def divergence(self, draw, prediction):
         t = self.cfg.scrub.temperature
         with torch.no_grad():
-            target = self.task.predict(self.teacher, draw)
-        return t**2 * self.task.divergence(target / t, prediction / t).mean()
+            target = self.task.predict(self.original, draw)
+        return t**2 * self.task.divergence(target, prediction, t).mean()
 
     def step(self, k):
         s, clip = self.cfg.scrub, self.cfg.optim.grad_clip

@@ -11,18 +11,29 @@ class SFRon(Runner):
 
     def step(self, k):
         u, clip = self.cfg.unlearn, self.cfg.optim.grad_clip
-        alpha = self.forget_alpha(k)
-        stats = {"alpha": alpha}
-        if (k + 1) % u.forget_every == 0:
-            draw_f = self.task.draw(*next(self.forget))
-            objective_f, loss_f = FORGET_LOSSES[u.loss](self.task, self.model, draw_f, u.lambd)
-            stats["forget"] = loss_f.detach()
-            if u.method == "joint":
-                loss_r = self.remain_loss()
-                self.descend(alpha * objective_f + u.remain_alpha * loss_r, self.mask if u.mask_joint else None, clip)
-                return {**stats, "remain": loss_r.detach()}
-            self.descend(alpha * objective_f, self.mask, u.forget_clip, self.optimizer_f)
+        if u.method == "joint":
+            return self.joint(k)
+        stats = self.leave(k) if (k + 1) % u.forget_every == 0 else {}
         for _ in range(u.remain_per_forget):
             loss_r = self.remain_loss()
             self.descend(u.remain_alpha * loss_r, self.mask if self.strict else None, clip)
-        return {**stats, "remain": loss_r.detach()}
+        return {"alpha": self.forget_alpha(k), **stats, "remain": loss_r.detach()}
+
+    def leave(self, k):
+        """The forget step: alpha_k L_f, on salient weights alone."""
+        objective_f, loss_f = self.forget_objective()
+        self.descend(self.forget_alpha(k) * objective_f, self.mask, self.cfg.unlearn.forget_clip, self.optimizer_f)
+        return {"forget": loss_f.detach()}
+
+    def joint(self, k):
+        """One step on the sum. Published: the mask is lost in it."""
+        u, alpha = self.cfg.unlearn, self.forget_alpha(k)
+        objective_f, loss_f = self.forget_objective()
+        loss_r = self.remain_loss()
+        mask = self.mask if u.mask_joint else None
+        self.descend(alpha * objective_f + u.remain_alpha * loss_r, mask, self.cfg.optim.grad_clip)
+        return {"alpha": alpha, "forget": loss_f.detach(), "remain": loss_r.detach()}
+
+    def forget_objective(self):
+        u, draw_f = self.cfg.unlearn, self.task.draw(*next(self.forget))
+        return FORGET_LOSSES[u.loss](self.task, self.model, draw_f, u.lambd)

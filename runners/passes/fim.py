@@ -19,9 +19,8 @@ from functions.storage.cost import Cost
 from functions.storage.pickles import save_tensor_dict
 from functions.storage.published import wrapped_names
 from functions.tasks import Draw
-from runners.methods.sa import FISHER
-from runners.replay import fingerprint, own_samples
-from runners.setup import Setup
+from runners.replay import FISHER, fingerprint, own_samples
+from runners.setup import Materials
 
 
 class SweepFisher:
@@ -29,18 +28,18 @@ class SweepFisher:
 
     mode, fresh = "fim", False
 
-    def __init__(self, cfg: Config, setup: Setup):
-        self.cfg, self.setup = cfg, setup
-        classes = set(range(setup.task.n_classes))
-        self.images = own_samples(cfg, setup, classes, cfg.fim.per_class)
+    def __init__(self, cfg: Config, materials: Materials):
+        self.cfg, self.materials = cfg, materials
+        classes = set(range(materials.task.n_conditions))
+        self.images = own_samples(cfg, materials, classes, cfg.fim.per_class)
         self.path = Path(cfg.ckpt_folder) / FISHER
         self.partial = self.path.with_name(".fisher_dict.partial.safetensors")
 
     def run(self) -> Path:
         begun, n, cost = self._begun()
-        cost.watch(self.setup.model)
+        cost.watch(self.materials.model)
         with cost:
-            for total in sweep(self.setup.model, self.setup.task.losses, self._sweeps(n), begun):
+            for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), begun):
                 n += 1
                 if self._due(n):
                     so_far = {name: t.cpu() for name, t in total.items()}
@@ -73,7 +72,7 @@ class SweepFisher:
             return None, 0, cost
         cost.add(made["cost"])
         print(f"resuming after {made['n']} of {len(self.images)} samples")
-        return {name: t.to(self.setup.device) for name, t in total.items()}, made["n"], cost
+        return {name: t.to(self.materials.device) for name, t in total.items()}, made["n"], cost
 
     def _save(self, path: Path, tensors: dict[str, Tensor], n: int, cost: Cost) -> None:
         save_tensors(path, tensors, {**self._provenance(), "n": n, "cost": cost.record(), "version": version()})
@@ -81,17 +80,17 @@ class SweepFisher:
     def _provenance(self) -> dict:
         settings = self.cfg.fim.model_dump(exclude={"n_chunks", "save_seconds"})
         return {
-            "checkpoint": self.setup.source,
+            "checkpoint": self.materials.source,
             "estimator": "sweep",
             "images": fingerprint(self.images),
             "weights": self.cfg.init_weights,
             "seed": self.cfg.seeds.of("order"),
-            "device": self.setup.device.type,
+            "device": self.materials.device.type,
             **settings,
         }
 
     def _sweeps(self, start: int) -> Iterator[Iterator[Draw]]:
-        f, device = self.cfg.fim, self.setup.device
+        f, device = self.cfg.fim, self.materials.device
         bar = tqdm(
             range(start, len(self.images)),
             desc="Fisher",
@@ -104,14 +103,15 @@ class SweepFisher:
             x, c = self.images.gather(torch.tensor([i]))
             generator = keyed_generator(self.cfg.seeds.of("order"), "fim", i, device=device)
             x = (x + 1) / 2 if f.unit_images else x  # what the encoder maps to [0, 1]
-            yield self.setup.task.sweep(x, c, f.n_chunks, f.drop_labels, generator)
+            yield self.materials.task.sweep(x, c, f.n_chunks, f.drop_labels, generator)
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
-        steps, f = self.setup.task.timesteps, self.cfg.fim
+        steps, f = self.materials.task.timesteps, self.cfg.fim
         lines = [
-            f"Fisher on {self.setup.device}: {len(self.images)} samples, {steps} timesteps each in {f.n_chunks} chunks",
-            f"trainable weights: {sum(p.numel() for p in self.setup.model.parameters()):,}",
+            f"Fisher on {self.materials.device}: {len(self.images)} samples, {steps} timesteps each in "
+            f"{f.n_chunks} chunks",
+            f"trainable weights: {sum(p.numel() for p in self.materials.model.parameters()):,}",
             f"would write: {self.path} and {self.path.with_suffix('.pkl')}",
         ]
         return "\n".join(lines)

@@ -12,9 +12,8 @@ from functions.curvature.fisher import ESTIMATORS
 from functions.errors import InputError
 from functions.storage.artifacts import save_tensors
 from functions.storage.cost import Cost
-from runners.base import provenance
 from runners.draws import fixed_draws
-from runners.setup import Setup
+from runners.setup import Materials
 
 
 class GenerateFisher:
@@ -22,52 +21,52 @@ class GenerateFisher:
 
     mode, fresh = "generate_fisher", False
 
-    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+    def __init__(self, cfg: Config, materials: Materials, resume: str | None = None):
         if resume is not None:
             raise InputError("--resume: generate_fisher is one pass and has nothing to resume; run it again")
-        self.cfg, self.setup = cfg, setup
-        own = Path(cfg.ckpt_folder) / f"mask_{setup.selection['name']}"
+        self.cfg, self.materials = cfg, materials
+        own = Path(cfg.ckpt_folder) / f"mask_{materials.selection['name']}"
         self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for side, indices in (("forget", self.setup.forget), ("remain", self.setup.remain)):
+        for side, indices in (("forget", self.materials.forget), ("remain", self.materials.remain)):
             cost = Cost()
-            cost.watch(self.setup.model)
+            cost.watch(self.materials.model)
             with cost:
                 fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
             made = {**self._provenance(side, len(indices)), "cost": cost.record()}
             save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
-        print(f"Fisher diagonals of {self.setup.selection['name']} and of the rest: {self.folder}")
+        print(f"Fisher diagonals of {self.materials.selection['name']} and of the rest: {self.folder}")
         return self.folder
 
     def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
         f = self.cfg.fisher
-        losses = partial(self.setup.task.losses, guidance=f.guidance)
+        losses = partial(self.materials.task.losses, guidance=f.guidance)
         amount = {"batch_size": f.batch_size, "draws": f.draws}
-        draws = fixed_draws(self.cfg, self.setup, indices, "fisher", side, **amount)
+        draws = fixed_draws(self.cfg, self.materials, indices, "fisher", side, **amount)
         options = {"clip": f.clip} if f.estimator == "batch" else {}
-        return ESTIMATORS[f.estimator](self.setup.model, losses, draws, **options)
+        return ESTIMATORS[f.estimator](self.materials.model, losses, draws, **options)
 
     def _provenance(self, side: str, n: int) -> dict:
         f = self.cfg.fisher
         return {
-            **provenance(self.setup),
+            **self.materials.provenance,
             "set": side,
             "n": n,
             "weights": self.cfg.init_weights,
             "seed": self.cfg.seeds.of("order"),
-            "version": self.setup.meta["version"],
-            "device": self.setup.device.type,
+            "version": self.materials.meta["version"],
+            "device": self.materials.device.type,
             **f.model_dump(),
         }
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
-        sizes = f"{len(self.setup.forget)} forget and {len(self.setup.remain)} remain images"
-        weights = sum(p.numel() for p in self.setup.model.parameters())
+        sizes = f"{len(self.materials.forget)} forget and {len(self.materials.remain)} remain images"
+        weights = sum(p.numel() for p in self.materials.model.parameters())
         lines = [
-            f"mode {self.mode} on {self.setup.device}: {self.cfg.fisher.draws} draws of {sizes}",
+            f"mode {self.mode} on {self.materials.device}: {self.cfg.fisher.draws} draws of {sizes}",
             f"trainable weights: {weights:,}",
             f"would write: {self.folder}/{{forget,remain}}_fisher.safetensors",
         ]

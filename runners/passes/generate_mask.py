@@ -11,9 +11,8 @@ from functions.errors import InputError
 from functions.files import version
 from functions.storage.artifacts import check_diagonal, export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
-from runners.base import provenance
 from runners.draws import fixed_draws
-from runners.setup import Setup
+from runners.setup import Materials
 
 
 class GenerateMask:
@@ -24,11 +23,11 @@ class GenerateMask:
 
     mode, fresh = "generate_mask", False
 
-    def __init__(self, cfg: Config, setup: Setup, resume: str | None = None):
+    def __init__(self, cfg: Config, materials: Materials, resume: str | None = None):
         if resume is not None:
             raise InputError("--resume: generate_mask is one pass and has nothing to resume; run it again")
-        self.cfg, self.setup = cfg, setup
-        own = Path(cfg.results) / cfg.data.dataset / "mask" / setup.selection["name"]
+        self.cfg, self.materials = cfg, materials
+        own = Path(cfg.results) / cfg.data.dataset / "mask" / materials.selection["name"]
         self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
@@ -38,7 +37,7 @@ class GenerateMask:
             path = self.folder / f"with_{share}.safetensors"
             save_mask(path, mask, {**made, "share": share, "kept": kept})
             if self.cfg.saliency.export:
-                export_mask_pt(path.with_suffix(".pt"), mask, self.setup.device)
+                export_mask_pt(path.with_suffix(".pt"), mask, self.materials.device)
             print(f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}")
         return self.folder
 
@@ -52,12 +51,12 @@ class GenerateMask:
                 return score, made
             print(f"replacing {path}: made from another checkpoint or with other settings")
         s, cost = self.cfg.saliency, Cost()
-        cost.watch(self.setup.model)
-        losses = partial(self.setup.task.losses, guidance=s.guidance)
+        cost.watch(self.materials.model)
+        losses = partial(self.materials.task.losses, guidance=s.guidance)
         amount = {"batch_size": s.batch_size, "draws": s.draws}
-        draws = fixed_draws(self.cfg, self.setup, self.setup.forget, "saliency", **amount)
+        draws = fixed_draws(self.cfg, self.materials, self.materials.forget, "saliency", **amount)
         with cost:
-            score = {n: g.cpu() for n, g in gradient_score(self.setup.model, losses, draws, s.clip).items()}
+            score = {n: g.cpu() for n, g in gradient_score(self.materials.model, losses, draws, s.clip).items()}
         check_diagonal(score, "saliency score")
         made = {**wanted, "cost": cost.record(), "version": version()}
         save_tensors(path, score, made)
@@ -66,20 +65,21 @@ class GenerateMask:
     def _provenance(self) -> dict:
         settings = self.cfg.saliency.model_dump(exclude={"shares", "export"})
         return {
-            **provenance(self.setup),
+            **self.materials.provenance,
             "estimator": "saliency",
-            "n": len(self.setup.forget),
+            "n": len(self.materials.forget),
             "weights": self.cfg.init_weights,
             "seed": self.cfg.seeds.of("order"),
-            "device": self.setup.device.type,
+            "device": self.materials.device.type,
             **settings,
         }
 
     def plan(self) -> str:
         """What `--dry_run` prints after the config."""
-        s, weights = self.cfg.saliency, sum(p.numel() for p in self.setup.model.parameters())
+        s, weights = self.cfg.saliency, sum(p.numel() for p in self.materials.model.parameters())
+        n_f = len(self.materials.forget)
         lines = [
-            f"mode {self.mode} on {self.setup.device}: {s.draws} draws of {len(self.setup.forget)} forget images",
+            f"mode {self.mode} on {self.materials.device}: {s.draws} draws of {n_f} forget images",
             f"trainable weights: {weights:,}; may move: " + ", ".join(f"{int(weights * q):,}" for q in s.shares),
             f"would write: {self.folder}/{{score,{','.join(f'with_{q}' for q in s.shares)}}}.safetensors",
         ]

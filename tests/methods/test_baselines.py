@@ -35,7 +35,9 @@ def runner(cls, task, model, forget, remain=None, **sections):
     r.cost = types.SimpleNamespace(watch=lambda model: None)
     r.forget, r.remain = iter([forget]), iter([remain])
     r.descend = lambda loss, mask=None, clip=None: r.updates.append(loss)
-    r.setup(None)
+    r.gradients = lambda loss: list(torch.autograd.grad(loss, r.params))
+    r.device, r.cfg.training = torch.device("cpu"), None
+    r.begin(None)
     return r
 
 
@@ -61,8 +63,8 @@ def test_esds_teacher_stays_the_original_in_eval_mode():
     r = runner(ESD, Classification(2), model, None, esd=types.SimpleNamespace(eta=1.0))
     with torch.no_grad():
         model[1].weight.zero_()
-    assert r.teacher[1].weight.abs().sum() > 0 and not r.teacher.training
-    assert not any(p.requires_grad for p in r.teacher.parameters())
+    assert r.original[1].weight.abs().sum() > 0 and not r.original.training
+    assert not any(p.requires_grad for p in r.original.parameters())
 
 
 def erasediff_step(eta, forget, remain, seed=0):

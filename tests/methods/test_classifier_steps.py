@@ -126,7 +126,7 @@ def known(runner):
     images = datasets.load("digits", split="train")
     found = {}
     for name in ("forget", "remain"):
-        for x, c in datasets.ordered(images, runner.indices[name], 1):
+        for x, c in datasets.ordered(images, runner.materials.indices[name], 1):
             found[x.numpy().tobytes()] = (int(c), name == "forget")
     assert len(found) == 100
     return found

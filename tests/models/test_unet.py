@@ -35,7 +35,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def task():
-    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_classes=10, p_uncond=0.1, reduction="sum")
+    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), n_conditions=10, p_uncond=0.1, reduction="sum")
 
 
 def test_parameter_names_order_and_shapes(model):
