@@ -80,7 +80,7 @@ class Runner:
         self.both: Stream | None = None
         self.extra: nn.Module | None = None
         self.ema = EMA(self.plain, cfg.training.ema_rate) if cfg.training.ema else None
-        self.latch, self.cost = Latch(self.device), Cost()
+        self.latch, self.cost = Latch(self.device), Cost(distributed.size())
         self.begin(m)
         self.cost.watch(counted(self.model))  # last: copies made before do not count for it
 
@@ -209,7 +209,7 @@ class Runner:
 
     def _check_finite(self, done: int) -> None:
         """Stop before anything broken is written."""
-        if complaint := self.latch.complaint(done, self.plain):
+        if complaint := next(filter(None, distributed.gather(self.latch.complaint(done, self.plain))), None):
             hint = "(a smaller optim.lr, unlearn.forget_alpha or --alpha may help)"
             raise InputError(f"{complaint}; {snapshots.last_good(self.folder.path)} {hint}")
 

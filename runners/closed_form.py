@@ -32,7 +32,7 @@ class ClosedForm:
         self.names, self.params = materials.names, materials.params
         self.preview, self.validate = materials.preview, materials.validate
         self.mask, self.meta = snapshots.load_mask(cfg, materials)
-        self.cost = Cost()
+        self.cost = Cost()  # every process computes all of it
         self.cost.watch(self.plain)
 
     def delta(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

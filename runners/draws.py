@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from datasets import ordered
 from functions.config.schema import Config
 from functions.randomness import keyed_generator
-from functions.tasks import Draw
+from functions.tasks import Draw, Rows
 from runners.setup import Materials
 
 
 def fixed_draws(
-    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1
+    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1, part=Rows()
 ) -> Iterator[Draw]:
-    """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key."""
-    total = draws * -(-len(indices) // batch_size)
-    with tqdm(total=total, desc=" ".join(key), disable=None) as bar:
-        for d in range(draws):
-            batches = ordered(materials.images, indices, batch_size, cfg.data.n_workers)
-            for b, (x, c) in enumerate(batches):
+    """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key.
+
+    `part` = (rank, size) takes every `size`-th batch from number `rank` on: the parts of all processes are everything.
+    """
+    chunks, work = indices.split(batch_size), []
+    for d in range(draws):
+        work.append([b for b in range(len(chunks)) if (d * len(chunks) + b) % part.size == part.rank])
+    with tqdm(total=sum(map(len, work)), desc=" ".join(key), disable=None) as bar:
+        for d, mine in enumerate(work):
+            chosen = torch.cat([chunks[b] for b in mine]) if mine else indices[:0]
+            batches = ordered(materials.images, chosen, batch_size, cfg.data.n_workers)
+            for b, (x, c) in zip(mine, batches):
                 generator = keyed_generator(cfg.seeds.of("order"), *key, d, b, device=materials.device)
                 yield materials.task.draw(x, c, generator=generator)
                 bar.update()

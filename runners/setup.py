@@ -12,6 +12,7 @@ import datasets
 import models
 from datasets.facts import MOMENTS
 from datasets.split import checked_indices, select, train_val_split
+from functions.config.load import config_hash
 from functions.config.schema import Config
 from functions.config.selection import is_class, selection_name
 from functions.errors import InputError
@@ -19,7 +20,7 @@ from functions.files import sha256_bytes, sha256_file
 from functions.randomness import key_seed
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
-from functions.training.distributed import choose_device
+from functions.training import distributed
 from models.classifiers import load_imagenet
 from runners.original import Original
 from runners.worlds import WORLDS, Look, Score
@@ -72,7 +73,7 @@ class Materials:
 
 def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
-    device, world, original = choose_device(cfg.device), WORLDS[cfg.world], Original.open(cfg)
+    device, world, original = distributed.choose_device(cfg.device), WORLDS[cfg.world], Original.open(cfg)
     images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
     data = data_meta(cfg, images)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
@@ -100,6 +101,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
         "forgotten_before": original.forgotten if original else [],
         "pretrained": pretrained,
     }
+    distributed.agree({"config": config_hash(cfg), **{k: record[k] for k in ("data", "source", "mask", "indices", "selection")}})
     preview, validate = world.preview(cfg, task, images.shape), world.validate(cfg, images, val)
     model = model.to(device)
     return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)

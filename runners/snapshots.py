@@ -14,6 +14,7 @@ from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask as read_mask
 from functions.storage.artifacts import read_provenance
 from functions.storage.run import RunFolder, run_parent
+from functions.training import distributed
 from functions.training.update import Mask
 from runners.setup import Materials
 from runners.worlds import GRID_ROW
@@ -46,15 +47,10 @@ def origin(run) -> dict:
 
 def open_run(run) -> tuple[RunFolder, int]:
     """A new run folder and step 0, or the folder to resume, everything restored, and the step it had reached."""
+    folder = RunFolder(Path(distributed.on_first(lambda: str(_folder(run)))), writes=distributed.rank() == 0)
     if run.resume is None:
-        folder = _new_folder(run)
-        forget, images = run.materials.forget, run.materials.images
-        if forget is not None:
-            source = {"dataset": images.name, "split": images.split, "n": len(images)}
-            save_indices(folder.logs / "forget_indices.json", forget, source)
         folder.say(f"writing to {folder.path}")
         return folder, 0
-    folder = RunFolder.reopen(run.resume, dump_config(run.cfg), origin(run))
     start = _restore(run, folder.path) if (folder.path / "ckpts" / "latest").exists() else 0
     n_iters = run.cfg.training.n_iters
     if start > n_iters:
@@ -64,11 +60,20 @@ def open_run(run) -> tuple[RunFolder, int]:
     return folder, start
 
 
-def _new_folder(run) -> RunFolder:
+def _folder(run) -> Path:
+    """The folder of a new run, with its forget set's indices in it, or the one to resume."""
     config, began = dump_config(run.cfg), origin(run)
+    if run.resume is not None:
+        return RunFolder.reopen(run.resume, config, began).path
     if run.cfg.save_dir is not None:
-        return RunFolder.create_in(run.cfg.save_dir, config, began)
-    return RunFolder.create(parent(run), config, began)
+        folder = RunFolder.create_in(run.cfg.save_dir, config, began)
+    else:
+        folder = RunFolder.create(parent(run), config, began)
+    forget, images = run.materials.forget, run.materials.images
+    if forget is not None:
+        source = {"dataset": images.name, "split": images.split, "n": len(images)}
+        save_indices(folder.logs / "forget_indices.json", forget, source)
+    return folder.path
 
 
 def _restore(run, path: Path) -> int:
@@ -90,6 +95,8 @@ def _restore(run, path: Path) -> int:
 
 def save(run, done: int) -> None:
     """Snapshot number `done`: weights, EMA, optimiser, data positions, what the run is and cost; then a preview."""
+    if distributed.rank() > 0:  # all hold the same
+        return
     weights = {"raw": run.plain.state_dict()}
     if run.ema is not None:
         weights["ema"] = run.ema.module.state_dict()

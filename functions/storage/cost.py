@@ -16,8 +16,9 @@ class Cost:
     snapshot and the end of a pass do).
     """
 
-    def __init__(self) -> None:
-        self.seconds, self.forward, self.backward = 0.0, 0, 0
+    def __init__(self, processes: int = 1) -> None:
+        """`processes` share each batch equally: what passes here passes in each of them."""
+        self.seconds, self.forward, self.backward, self.processes = 0.0, 0, 0, processes
         self._started: float | None = None
 
     def watch(self, model: nn.Module) -> None:
@@ -26,17 +27,18 @@ class Cost:
 
         def count(module: nn.Module, args: tuple) -> None:
             if self._started is not None:
-                self.forward += len(args[0])
+                n = self.processes * len(args[0])
                 differentiated = torch.is_grad_enabled() and (trainable or args[0].requires_grad)
-                self.backward += len(args[0]) if differentiated else 0
+                self.forward += n
+                self.backward += n if differentiated else 0
 
         model.register_forward_pre_hook(count)
 
     def passed(self, n: int) -> None:
         """n images went forward and backward past the models that are watched."""
         if self._started is not None:
-            self.forward += n
-            self.backward += n
+            self.forward += self.processes * n
+            self.backward += self.processes * n
 
     def start(self) -> None:
         self._started = time.perf_counter()

@@ -24,8 +24,9 @@ def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> 
 class RunFolder:
     """`logs/config.yml`, `logs/stdout.txt` and `logs/stats.jsonl` of one run."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True):
+        """A process that only takes part in a run `writes` nothing."""
+        self.path, self.writes = path, writes
         self.logs = path / "logs"
 
     @classmethod
@@ -83,25 +84,31 @@ class RunFolder:
 
     def say(self, line: str) -> None:
         """To the screen, above any progress bar, and to logs/stdout.txt."""
+        if not self.writes:
+            return
         tqdm.write(line)
         with open(self.logs / "stdout.txt", "a") as file:
             file.write(line + "\n")
 
     def record(self, stats: dict[str, float]) -> None:
         """One line of logs/stats.jsonl."""
+        if not self.writes:
+            return
         with open(self.logs / "stats.jsonl", "a") as file:
             file.write(json.dumps(stats, allow_nan=False) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of stats.jsonl after `step` (and a half-written last one): they are computed again."""
         path = self.logs / "stats.jsonl"
-        if not path.exists():
+        if not self.writes or not path.exists():
             return
         kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
         write_atomic(path, "".join(kept))
 
     def keep_traceback(self) -> None:
         """The traceback of the exception being handled goes to the log; the screen gets one line."""
+        if not self.writes:
+            return
         with open(self.logs / "stdout.txt", "a") as file:
             file.write(traceback.format_exc())
             os.fsync(file.fileno())

@@ -1,12 +1,16 @@
 """Several devices: processes under `torchrun`, or DataParallel for the forward of one process's training loop.
 
-Every process holds the whole model and its rows of every batch; what batches couple is reduced here. With one process
-all of this does nothing. The process group is torch's, one for the program, so nobody hands it around.
+Every process holds the whole model and its rows of every batch; whatever couples rows is reduced by the functions here.
+With one process they do nothing. The process group is torch's, one for the program, so nobody hands it around.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +19,9 @@ from torch import Tensor, nn
 from functions.errors import InputError
 from functions.tasks import Rows
 
+T = TypeVar("T")
+PATIENCE = datetime.timedelta(minutes=30)  # for process 0 to validate, preview and save while the others wait
+
 
 def size() -> int:
     """How many processes share the work."""
@@ -22,50 +29,45 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Which of them this is. Process 0 writes and speaks."""
+    """Which of them this is. Process 0 alone writes and speaks."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def mean_(tensors: Sequence[Tensor]) -> None:
-    """Each tensor becomes its mean over the processes, in place; one message for all of them."""
-    if size() > 1:
-        sum_(tensors)
-        torch._foreach_div_(tensors, size())
-
-
-def sum_(tensors: Sequence[Tensor]) -> None:
-    """Each tensor becomes its sum over the processes, in place; one message for all of one type."""
-    if size() == 1:
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that `torchrun` started, and leave them at the end; nothing where there is only this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
         return
-    for dtype in sorted({t.dtype for t in tensors}, key=str):
-        alike = [t for t in tensors if t.dtype == dtype]
-        flat = torch.cat([t.flatten() for t in alike])
-        dist.all_reduce(flat)
-        parts = flat.split([t.numel() for t in alike])
-        torch._foreach_copy_(alike, [part.view(t.shape) for part, t in zip(parts, alike)])
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; anything else is taken as torch understands it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    # torch's words for an unknown name and for a missing driver
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
-    return device
+        with _silent() if rank() else contextlib.nullcontext():
+            yield
+    finally:
+        dist.destroy_process_group()
 
 
-def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model to call in a training step: DataParallel where several CUDA devices are visible, else the model.
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """No lines and no bars: process 0 has the same to say. Errors still go to stderr."""
+    os.environ["TQDM_DISABLE"] = "1"
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
-    Losses stay per example and are reduced after the gather, so the mean is over the whole batch. Checkpoints, Fishers
-    and masks always use the plain model and its names.
-    """
-    several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
-    return nn.DataParallel(model) if several else model
+
+def _together(collective: Callable[[], T]) -> T:
+    """What all processes do at once. Raises InputError where one of them is gone, which the backends say in their way."""
+    try:
+        return collective()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:150]
+        raise InputError(
+            f"process {rank()} of {size()}: the others do not answer, one of them has ended ({reason}); checkpoints "
+            "are whole, --resume goes on"
+        ) from None
 
 
 def rows(batch_size: int) -> Rows:
@@ -75,6 +77,34 @@ def rows(batch_size: int) -> Rows:
     return Rows(rank(), size())
 
 
+def sum_(tensors: Sequence[Tensor]) -> None:
+    """Each tensor becomes its sum over the processes, in place; one message for all of one type."""
+    if size() == 1:
+        return
+    for dtype in sorted({t.dtype for t in tensors}, key=str):
+        alike = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.flatten() for t in alike])
+        _together(lambda flat=flat: dist.all_reduce(flat))
+        parts = flat.split([t.numel() for t in alike])
+        torch._foreach_copy_(alike, [part.view(t.shape) for part, t in zip(parts, alike)])
+
+
+def mean_(tensors: Sequence[Tensor]) -> None:
+    """Each tensor becomes its mean over the processes, in place."""
+    if size() > 1:
+        sum_(tensors)
+        torch._foreach_div_(tensors, size())
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of `value` over the processes, not differentiated; `value` itself with one."""
+    if size() == 1:
+        return value
+    value = value.detach().clone()
+    sum_([value])
+    return value
+
+
 def mean_of(stats: dict[str, Tensor | float]) -> dict[str, float]:
     """What a step returned, read to the host: the mean over the processes, whose batches are alike in size."""
     if size() == 1:
@@ -82,3 +112,68 @@ def mean_of(stats: dict[str, Tensor | float]) -> dict[str, float]:
     found = {name: v.detach().double().reshape(()) for name, v in stats.items() if isinstance(v, Tensor)}
     mean_(list(found.values()))
     return {name: float(found.get(name, value)) for name, value in stats.items()}
+
+
+def gather(value: T) -> list[T]:
+    """The value of every process, in their order."""
+    if size() == 1:
+        return [value]
+    found: list = [None] * size()
+    _together(lambda: dist.all_gather_object(found, value))
+    return found
+
+
+def on_first(make: Callable[[], T]) -> T:
+    """`make()`, done by process 0 alone and told to all. Where it raises InputError there, it is raised everywhere."""
+    if size() == 1:
+        return make()
+    made, error = None, None
+    if rank() == 0:
+        try:
+            made = make()
+        except InputError as found:
+            error = str(found)
+    made, error = gather((made, error))[0]
+    if error is not None:
+        raise InputError(error)
+    return made
+
+
+def agree(facts: dict[str, object]) -> None:
+    """Raises InputError in every process where the processes differ in one of `facts`: the first by name."""
+    found = gather(facts)
+    for key in facts:
+        for i, other in enumerate(found):
+            if other[key] != found[0][key]:
+                raise InputError(f"process {i} has another {key} than process 0: {other[key]}, not {found[0][key]}")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, each process its own; anything else is taken as torch understands it."""
+    if size() > 1 and name not in ("auto", "cpu"):
+        raise InputError(f"device: {name}: of several processes each has its own device; wanted auto, or cpu")
+    if name == "auto":
+        name = "cpu" if not torch.cuda.is_available() else "cuda" if size() == 1 else f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # torch's words for an unknown name and for a missing driver
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def parallel(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+    """The model to call in a training step: DataParallel where one process sees several CUDA devices, else the model.
+
+    Losses stay per example and are reduced after the gather, so the mean is over the whole batch. Checkpoints, Fishers
+    and masks always use the plain model and its names. Raises InputError where it was `compiled`.
+    """
+    if size() > 1 or device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
+        return model
+    if compiled:
+        raise InputError(
+            f"training.compile: not for DataParallel over {torch.cuda.device_count()} devices; wanted torchrun, or "
+            "one device in CUDA_VISIBLE_DEVICES"
+        )
+    return nn.DataParallel(model)

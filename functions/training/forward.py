@@ -15,6 +15,7 @@ from functions.config.schema import Training
 from functions.errors import InputError
 from functions.training.batchnorm import batch_norms
 from functions.training.distributed import parallel
+from functions.training.shared_batch import share_batch
 
 recomputed = functools.partial(checkpoint, use_reentrant=False)
 
@@ -60,13 +61,14 @@ def training_forward(model: nn.Module, device: torch.device, training: Training 
         _refuse_batch_norm(model, "checkpointing" if training.checkpointing else "accumulate")
     if training.checkpointing:
         checkpoint_blocks(model)
+    share_batch(model)
     set_float32(training.precision)
     if training.channels_last:
         model.to(memory_format=torch.channels_last)
     called = torch.compile(model) if training.compile else model
     if training.precision == "bf16" or training.channels_last or training.accumulate > 1:
         called = Forward(called, training)
-    return parallel(called, device)
+    return parallel(called, device, training.compile)
 
 
 def set_float32(precision: str) -> None:

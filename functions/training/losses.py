@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from functions.training import distributed
+
 
 def adaptive_weights(losses: Tensor, lambd: float) -> Tensor:
     """w_i = N u_i / sum_j u_j with u_i = 1 / (l_i^lambd + 1e-8), detached; mean 1. (N,) -> (N,). SFR-on, METHODS.
 
+    N and the sum are of the whole batch where processes share it.
+
     An example that is already forgotten (large loss) gets a small weight, so that ascent does not blow up.
     """
     u = 1 / (losses.detach() ** lambd + 1e-8)
-    return len(losses) * u / u.sum()
+    return distributed.size() * len(losses) * u / distributed.total(u.sum())
 
 
 def adaptive_mean(losses: Tensor, lambd: float) -> Tensor:
