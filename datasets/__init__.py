@@ -5,9 +5,10 @@ from __future__ import annotations
 from datasets import digits, downloads, folder, imagenet, shapes
 from datasets.facts import FACTS, MOMENTS
 from datasets.folder import FolderImages
-from datasets.images import DataError, ImageSet, Stream, ordered
+from datasets.images import ImageSet, Stream, ordered
+from functions.errors import InputError
 
-__all__ = ["DATASETS", "MOMENTS", "DataError", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
+__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 
@@ -32,12 +33,12 @@ def load(
 
     `path` is where downloads go, or the folder that holds the images (`folder`, `tinyimagenet`, `imagenet`);
     `image_size` makes every image that many pixels square; `seed` chooses the images of `shapes` and nothing else.
-    Raises DataError if any of these is wrong.
+    Raises InputError if any of these is wrong.
     """
     if name not in DATASETS:
-        raise DataError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
+        raise InputError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
     if split not in SPLITS:
-        raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
+        raise InputError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     return DATASETS[name](path, split, image_size, seed)
 
 

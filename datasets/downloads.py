@@ -9,7 +9,8 @@ from urllib.error import URLError
 import numpy as np
 import torch
 
-from datasets.images import DataError, ImageSet, resized
+from datasets.images import ImageSet, resized
+from functions.errors import InputError
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def _fetch(name: str, path: str, archive: str, url: str, get: Callable[[], T]) -
     try:
         return get()
     except (URLError, ConnectionError, TimeoutError, RuntimeError) as error:
-        raise DataError(
+        raise InputError(
             f"{name} is not in {path} (data.path) and could not be downloaded ({error}): "
             f"get {url} and put {archive} there"
         ) from error

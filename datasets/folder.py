@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.images import DataError, fit, from_pil, to_unit, upload
+from datasets.images import fit, from_pil, to_unit, upload
+from functions.errors import InputError
+from functions.files import integers_first
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 GREY = {"1", "L"}
@@ -32,20 +34,20 @@ class Decoder:
     mode: str  # L where every file is grey, else RGB: then palettes, CMYK and grey files are converted
     image_size: int | None
 
-    def __getitem__(self, indices: list[int]) -> Tensor | DataError:
+    def __getitem__(self, indices: list[int]) -> Tensor | InputError:
         # An error is returned: raised in a worker process, it would arrive with a traceback for its text.
         try:
             return torch.stack([self.decode(self.files[i]) for i in indices])
-        except DataError as error:
+        except InputError as error:
             return error
 
     def decode(self, file: str) -> Tensor:
-        """(C, H, W) uint8. Raises DataError naming the file if it is corrupt."""
+        """(C, H, W) uint8. Raises InputError naming the file if it is corrupt."""
         try:
             with Image.open(file) as image:
                 image = image.convert(self.mode)
         except BROKEN as error:
-            raise DataError(f"{file}: not a readable image ({error})") from None
+            raise InputError(f"{file}: not a readable image ({error})") from None
         return from_pil(image if self.image_size is None else fit(image, self.image_size))
 
 
@@ -88,7 +90,7 @@ class FolderImages:
             generator=torch.Generator(),  # else it draws from the global one, and resuming shifts dropout
         )
         for x in loader:
-            if isinstance(x, DataError):
+            if isinstance(x, InputError):
                 raise x
             yield upload(x, self.device)
 
@@ -116,14 +118,14 @@ def load(path: str, split: str, image_size: int | None, seed: int) -> FolderImag
 def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
     """The folder that holds the class folders of this part, and the class names."""
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder (data.path)")
+        raise InputError(f"{path}: no such folder (data.path)")
     parts = _folders(path)
     if not (parts and set(parts) <= {"train", "val", "test"}):  # else `train` may be a class, beside `car`
         if split == "test":
-            raise DataError(f"{path}: no test images; wanted {path}/train and {path}/test (data.path)")
+            raise InputError(f"{path}: no test images; wanted {path}/train and {path}/test (data.path)")
         return path, class_folders(path)
     if split not in parts:
-        raise DataError(f"{path}: has no sub-folder {split!r}, only {', '.join(parts)} (data.path)")
+        raise InputError(f"{path}: has no sub-folder {split!r}, only {', '.join(parts)} (data.path)")
     classes = class_folders(path / ("train" if "train" in parts else split))
     check_known(path / split, classes)
     return path / split, classes
@@ -132,44 +134,39 @@ def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
 def files_by_class(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> tuple[tuple[str, ...], Tensor]:
     """The images below `root/<class>/`, in order, and their labels (N,).
 
-    Raises DataError naming a class folder without images; with `may_lack`, only if none has any.
+    Raises InputError naming a class folder without images; with `may_lack`, only if none has any.
     """
     listing = tqdm(classes, desc="listing images", disable=None, delay=2, leave=False)
     members = [image_files(root / c) for c in listing]
     files = tuple(str(f) for m in members for f in m)
     empty = [c for c, m in zip(classes, members) if not m]
     if empty and not (may_lack and files):
-        raise DataError(f"{root / empty[0]}: no images in this class folder (data.path)")
+        raise InputError(f"{root / empty[0]}: no images in this class folder (data.path)")
     return files, torch.repeat_interleave(torch.tensor([len(m) for m in members]))
 
 
 def check_known(root: Path, classes: tuple[str, ...]) -> None:
-    """Raises DataError for a class folder of another part that the train part, which has `classes`, lacks."""
+    """Raises InputError for a class folder of another part that the train part, which has `classes`, lacks."""
     unknown = set(class_folders(root)) - set(classes)
     if unknown:
-        raise DataError(f"{root / min(unknown)}: a class that {root.parent / 'train'} does not have")
+        raise InputError(f"{root / min(unknown)}: a class that {root.parent / 'train'} does not have")
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
-    """The names of its sub-folders, sorted. Raises DataError if there are none."""
+    """The names of its sub-folders, sorted. Raises InputError if there are none."""
     names = _folders(root)
     if not names:
-        raise DataError(f"{root}: no images; wanted {root}/<class>/<image>.png (data.path)")
+        raise InputError(f"{root}: no images; wanted {root}/<class>/<image>.png (data.path)")
     return names
 
 
 def _folders(root: Path) -> tuple[str, ...]:
-    return tuple(sorted((e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."), key=_natural))
+    return tuple(sorted((e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."), key=integers_first))
 
 
 def image_files(folder: Path) -> list[Path]:
     files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
-    return sorted(files, key=lambda f: (str(f.parent), _natural(f.stem)))
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Sorts integers numerically and before everything else."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+    return sorted(files, key=lambda f: (str(f.parent), integers_first(f.stem)))
 
 
 def _header_of_all(files: tuple[str, ...], image_size: int | None) -> tuple[str, tuple[int, int]]:
@@ -181,20 +178,20 @@ def _header_of_all(files: tuple[str, ...], image_size: int | None) -> tuple[str,
         mode = "RGB" if colour else mode
         if image_size is None and found != size:
             one, other = (f"{name} is {w}x{h}" for name, (w, h) in ((files[0], size), (file, found)))
-            raise DataError(f"images of unequal size: {one}, {other} (data.image_size resizes all)")
+            raise InputError(f"images of unequal size: {one}, {other} (data.image_size resizes all)")
     return mode, size
 
 
 def _header(file: str) -> tuple[bool, tuple[int, int]]:
-    """(is it in colour, (width, height)). Raises DataError for alpha, more than 8 bits, and no image."""
+    """(is it in colour, (width, height)). Raises InputError for alpha, more than 8 bits, and no image."""
     try:
         with Image.open(file) as image:
             mode, size = image.mode, image.size
             alpha = mode in ALPHA or "transparency" in image.info
     except BROKEN as error:
-        raise DataError(f"{file}: not a readable image ({error})") from None
+        raise InputError(f"{file}: not a readable image ({error})") from None
     if alpha:
-        raise DataError(f"{file}: has transparency (mode {mode}); flatten it onto a background first")
+        raise InputError(f"{file}: has transparency (mode {mode}); flatten it onto a background first")
     if mode not in GREY | COLOUR:
-        raise DataError(f"{file}: mode {mode} is not supported; wanted 8-bit grey or RGB")
+        raise InputError(f"{file}: mode {mode} is not supported; wanted 8-bit grey or RGB")
     return mode in COLOUR, size

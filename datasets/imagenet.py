@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from datasets.folder import Decoder, FolderImages, check_known, class_folders, files_by_class, image_files
-from datasets.images import DataError
+from functions.errors import InputError
 
 TINY = "tiny-imagenet-200"
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -45,25 +45,25 @@ def _root(path: str, folder: str, name: str, what_to_do: str) -> Path:
         if (root / "train").is_dir() and (root / "val").is_dir():
             return root
     wanted = f"{path} and {path}/{folder} lack the folders train and val"
-    raise DataError(f"{name} is not there: {wanted} (data.path); {what_to_do}")
+    raise InputError(f"{name} is not there: {wanted} (data.path); {what_to_do}")
 
 
 def _listed(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[str, ...], torch.Tensor]:
     """Files and labels (N,) of Tiny ImageNet's val, in the order of its list: it must name every image and no other."""
     table = folder / "val_annotations.txt"
     if not table.is_file():
-        raise DataError(f"{table}: no such file; it says the classes of the test images (unpack {TINY}.zip again)")
+        raise InputError(f"{table}: no such file; it says the classes of the test images (unpack {TINY}.zip again)")
     rows = [line.split("\t")[:2] for line in table.read_text().splitlines() if line]  # name, wnid, then a box
     number = {wnid: c for c, wnid in enumerate(classes)}
     for row in rows:
         if len(row) < 2 or row[1] not in number:
-            raise DataError(f"{table}: {' '.join(row)}: wanted an image and a class of {folder.parent / 'train'}")
+            raise InputError(f"{table}: {' '.join(row)}: wanted an image and a class of {folder.parent / 'train'}")
     found = {file.name for file in image_files(folder / "images")}
     odd = found ^ {name for name, _ in rows}
     if odd:
         name = min(odd)
         what = "has no class in" if name in found else "is not there, but is listed in"
-        raise DataError(f"{folder / 'images' / name}: {what} {table} (unpack {TINY}.zip again)")
+        raise InputError(f"{folder / 'images' / name}: {what} {table} (unpack {TINY}.zip again)")
     files = tuple(str(folder / "images" / name) for name, _ in rows)
     return files, torch.tensor([number[wnid] for _, wnid in rows])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,11 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-
-class DataError(ValueError):
-    """Data that cannot be used. `str(e)` is one line: what came, what was wanted, where it is set."""
-
-    user_error = True
+from functions.errors import InputError
+from functions.randomness import order_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +72,9 @@ class Shuffle:
 
     def epoch(self, e: int) -> Tensor:
         """Rows (n, 4) = index, flip, dy, dx. All is drawn always: augmentation does not change the order."""
-        n, g = len(self.indices), keyed_generator(self.seed, self.purpose, e)
+        n, g = len(self.indices), order_generator(self.seed, self.purpose, e)
         order = torch.randperm(n, generator=g)
-        a = keyed_generator(self.seed, self.purpose, "frozen") if self.frozen else g
+        a = order_generator(self.seed, self.purpose, "frozen") if self.frozen else g
         flip = torch.randint(2, (n, 1), generator=a) * self.flip
         shift = torch.randint(2 * self.crop + 1, (n, 2), generator=a)
         if self.frozen:  # these belong to the images, the fresh ones to places in the epoch
@@ -123,7 +119,7 @@ class Stream:
         part: tuple[int, int] = (0, 1),
     ):
         if len(indices) == 0:
-            raise DataError(f"{images.name} ({images.split}): no images to draw {purpose} batches from")
+            raise InputError(f"{images.name} ({images.split}): no images to draw {purpose} batches from")
         self.images, self.batch_size, self.n_workers = images, batch_size, n_workers
         self.shuffle = Shuffle(indices.cpu(), seed, purpose, flip, crop, images.index_device, frozen)
         self.part, self.marked = part, None
@@ -217,9 +213,3 @@ def from_pil(image: Image.Image) -> Tensor:
     """mode L or RGB -> (C, H, W) uint8"""
     x = torch.from_numpy(np.array(image))  # (H, W) or (H, W, 3)
     return x[None] if x.ndim == 2 else x.permute(2, 0, 1).contiguous()
-
-
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded with sha256 of the key: equal keys draw equal numbers, whatever came before."""
-    digest = hashlib.sha256(repr([str(k) for k in key]).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

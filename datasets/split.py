@@ -7,8 +7,6 @@ Their union is everything, or `within`: a subset such as the indices that the or
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.images import DataError, keyed_generator
+from functions.errors import InputError
+from functions.files import read_json, write_json
+from functions.randomness import order_generator
 
 Classes = int | Sequence[str]  # their number, or their names
 
@@ -33,7 +33,7 @@ def select(
     index_file: str | Path | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(forget, remain) of the data set `name` by whichever is given: `index_file` alone, or `count`, or `fraction`, or
-    `label` alone; `label` beside `count` or `fraction` draws from that class. Raises DataError for anything else.
+    `label` alone; `label` beside `count` or `fraction` draws from that class. Raises InputError for anything else.
     """
     given = {"label": label, "count": count, "fraction": fraction, "index_file": index_file}
     chosen = frozenset(key for key, value in given.items() if value is not None)
@@ -46,7 +46,7 @@ def select(
     way = chosen - {"label"} or chosen
     if way not in ways or (label is not None and way == {"index_file"}):
         got = " and ".join(f"forget.{key}" for key in given if key in chosen) or "none of them"
-        raise DataError(
+        raise InputError(
             f"what to forget: got {got}; wanted forget.index_file alone, or one of forget.label, "
             "forget.count and forget.fraction, or forget.label with one of the last two"
         )
@@ -74,7 +74,7 @@ def by_count(
     pool, candidates = _candidates(labels, label, classes, name, within)
     if not 0 < n <= len(candidates):
         source = name if label is None else f"class {label} of {name}"
-        raise DataError(f"forget.count: {n} is not in 1..{len(candidates)}, the examples of {source}")
+        raise InputError(f"forget.count: {n} is not in 1..{len(candidates)}, the examples of {source}")
     return _draw(candidates, n, seed, pool, f"forget.count {n}")
 
 
@@ -89,11 +89,11 @@ def by_fraction(
 ) -> tuple[Tensor, Tensor]:
     """`by_count` with n = round(fraction * N), N the number of examples, of class `label` if given."""
     if not 0 < fraction <= 1:
-        raise DataError(f"forget.fraction: {fraction} is not in (0, 1]")
+        raise InputError(f"forget.fraction: {fraction} is not in (0, 1]")
     pool, candidates = _candidates(labels, label, classes, name, within)
     n = round(fraction * len(candidates))
     if n == 0:
-        raise DataError(f"forget.fraction: {fraction} of {len(candidates)} examples is none")
+        raise InputError(f"forget.fraction: {fraction} of {len(candidates)} examples is none")
     return _draw(candidates, n, seed, pool, f"forget.fraction {fraction}")
 
 
@@ -102,7 +102,7 @@ def by_index_file(
 ) -> tuple[Tensor, Tensor]:
     """Forget the indices listed in a file (see `load_indices`) of a data set of n examples called `name`.
 
-    Raises DataError where the file, or `<stem>.source.json` beside it, says that they are those of another data set,
+    Raises InputError where the file, or `<stem>.source.json` beside it, says that they are those of another data set,
     for an index out of range, outside `within` or listed twice, and where nothing would remain.
     """
     pool = _pool(n, within)
@@ -118,7 +118,7 @@ def checked_indices(
     for source in sources:
         for what, wanted in (("dataset", name), ("n", n)):
             if wanted is not None and source.get(what, wanted) != wanted:
-                raise DataError(
+                raise InputError(
                     f"{path}: indices of {_called(source)}, not of {_called({'dataset': name, 'n': n})} ({key})"
                 )
     pool = _pool(n, pool)
@@ -128,7 +128,7 @@ def checked_indices(
         (indices[1:][indices[1:] == indices[:-1]], "is listed more than once"),
     ):
         if len(wrong):
-            raise DataError(f"{path}: index {int(wrong[0])} {why} ({key})")
+            raise InputError(f"{path}: index {int(wrong[0])} {why} ({key})")
     return indices
 
 
@@ -138,15 +138,15 @@ def train_val_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     Shares are rounded by largest remainder, so the sizes are exact. fraction 0: no validation part.
     """
     if not 0 <= fraction < 1:
-        raise DataError(f"val_fraction: {fraction} is not in [0, 1)")
+        raise InputError(f"val_fraction: {fraction} is not in [0, 1)")
     labels, n = labels.cpu(), round(fraction * len(labels))
     if n == 0 < fraction:
-        raise DataError(f"val_fraction: {fraction} of {len(labels)} examples is none")
+        raise InputError(f"val_fraction: {fraction} of {len(labels)} examples is none")
     share = fraction * torch.bincount(labels).double()  # (n_classes,)
     take = share.floor().long()
     missing = n - int(take.sum())
     take[(share - take).argsort(descending=True, stable=True)[:missing]] += 1
-    g = keyed_generator(seed, "validation")
+    g = order_generator(seed, "validation")
     members = [(labels == c).nonzero()[:, 0] for c in range(len(take))]
     val = torch.cat([m[torch.randperm(len(m), generator=g)[:t]] for m, t in zip(members, take)])
     return _complement(torch.arange(len(labels)), val), val.sort().values
@@ -159,11 +159,11 @@ def save_indices(path: str | Path, indices: Tensor, source: dict | None = None) 
     in the format that others read.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sidecar(path).unlink(missing_ok=True)  # it would speak of the list before
-    _write_json(path, indices.tolist())
+    # it would speak of the list before
+    _sidecar(path).unlink(missing_ok=True)
+    write_json(path, indices.tolist(), indent=None)
     if source is not None:
-        _write_json(_sidecar(path), source)
+        write_json(_sidecar(path), source, indent=None)
 
 
 def load_indices(path: str | Path) -> Tensor:
@@ -175,18 +175,20 @@ def load_indices(path: str | Path) -> Tensor:
 def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
     """The indices, and what is said of their data set, in the file itself or beside it."""
     if not path.is_file():
-        raise DataError(f"{path}: no such index file ({key})")
+        raise InputError(f"{path}: no such index file ({key})")
     try:
-        loaded = np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text())
+        loaded = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_json(path)
         sources = []
         if isinstance(loaded, dict) and {"dataset", "indices"} <= set(loaded):
             sources.append({key: value for key, value in loaded.items() if key != "indices"})
             loaded = loaded["indices"]
         array = np.asarray(loaded)
-    except (ValueError, EOFError) as error:  # broken JSON, broken or pickled .npy, lists of unequal lengths
-        raise DataError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
+    except InputError:
+        raise
+    except (ValueError, EOFError) as error:  # broken or pickled .npy, lists of unequal lengths
+        raise InputError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise DataError(
+        raise InputError(
             f"{path}: wanted a list of integers that is not empty, or an object with it as `indices` beside `dataset`"
         )
     if _sidecar(path).is_file():
@@ -195,23 +197,14 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
 
 
 def _read_source(path: Path) -> dict:
-    try:
-        source = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+    source = read_json(path)
     if not isinstance(source, dict):
-        raise DataError(f'{path}: wanted an object such as {{"dataset": "cifar10", "n": 50000}}')
+        raise InputError(f'{path}: wanted an object such as {{"dataset": "cifar10", "n": 50000}}')
     return source
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.stem}.source.json")
-
-
-def _write_json(path: Path, value: object) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value) + "\n")
-    os.replace(part, path)
 
 
 def _called(source: dict) -> str:
@@ -234,21 +227,21 @@ def _candidates(
     n = classes if isinstance(classes, int) else len(classes)
     if not 0 <= label < n:
         known = f"{name}, which has {n} classes (0..{n - 1})"
-        raise DataError(f"label_to_forget: {label} is not a class of {known}")
+        raise InputError(f"label_to_forget: {label} is not a class of {known}")
     found = pool[labels.cpu()[pool] == label]
     if len(found) == 0:
-        raise DataError(f"label_to_forget: class {label} of {name} has no examples to forget")
+        raise InputError(f"label_to_forget: class {label} of {name} has no examples to forget")
     return pool, found
 
 
 def _draw(candidates: Tensor, n: int, seed: int, pool: Tensor, setting: str) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(candidates), generator=keyed_generator(seed, "forget"))
+    order = torch.randperm(len(candidates), generator=order_generator(seed, "forget"))
     return _cut(candidates[order[:n]], pool, setting)
 
 
 def _cut(chosen: Tensor, pool: Tensor, setting: str) -> tuple[Tensor, Tensor]:
     if len(chosen) == len(pool):
-        raise DataError(f"{setting}: forgets all {len(pool)} examples and leaves none to remain")
+        raise InputError(f"{setting}: forgets all {len(pool)} examples and leaves none to remain")
     return chosen.sort().values, _complement(pool, chosen)
 
 

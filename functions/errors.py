@@ -9,8 +9,6 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad input. `str(e)` is one line that says what came, what was wanted and where it is set."""
 
-    user_error = True  # the packages that may not import this module mark their own errors the same way
-
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the choice closest to `word`, or nothing where none is close."""

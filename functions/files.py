@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, JSON, and the toolkit's version. Torch-free."""
+"""Files that are whole or absent: atomic writes, hashes, JSON, orders of names, the toolkit's version. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -101,19 +102,33 @@ def sha256_file(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path | str, content: object) -> None:
-    """Atomic, indented, strict JSON: NaN and infinity are refused, because no reader elsewhere takes them."""
-    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path | str, content: object, indent: int | None = 2) -> None:
+    """Atomic, strict JSON (`indent` None: one line). NaN and infinity are refused: no reader elsewhere takes them."""
+    write_atomic(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> dict:
-    """The object in a JSON file. Raises InputError with the file's name where it is missing or broken."""
+def read_json(path: Path | str):
+    """What a JSON file holds. Raises InputError with the file's name where it is missing or broken."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def natural(path: Path | str) -> list:
+    """Sort key in which img2.png comes before img10.png: every run of digits counts as a number."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def integers_first(name: str) -> tuple[int, int, str]:
+    """Sort key in which 2 comes before 10 and both before img10, and that before img2, as in an alphabet.
+
+    The order of class folders and images: labels and index lists hang on it, so `natural` cannot take its place.
+    """
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
 
 
 @functools.cache

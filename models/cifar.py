@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 
-from models.classifiers import ArchitectureError, ResNet, TwoSteps, add_normalisation, moments
+from functions.errors import InputError
+from models.classifiers import ResNet, TwoSteps, add_normalisation, moments
 
 SMALL_STEM = ("resnet18", "resnet34", "resnet50")
 N_BLOCKS = {"resnet20s": 3, "resnet44s": 7, "resnet56s": 9}  # n of 6n + 2 layers
@@ -18,14 +19,14 @@ CIFAR_ARCHS = (*SMALL_STEM, *N_BLOCKS, "vgg16_bn")
 
 
 def cifar(arch: str, n_classes: int, in_channels: int = 3, image_size: int = 32, mean=None, std=None) -> nn.Module:
-    """One of CIFAR_ARCHS, weights random. Raises ArchitectureError for any other name.
+    """One of CIFAR_ARCHS, weights random. Raises InputError for any other name.
 
     resnet18, 34, 50: torchvision's, first layer 3x3 with stride 1, no max-pool. resnet20s, 44s, 56s: those of the
     ResNet paper for CIFAR-10. vgg16_bn: convolutions of VGG-16, global mean, one linear layer. `image_size`
     decides how many pools VGG has, and nothing else.
     """
     if arch not in CIFAR_ARCHS:
-        raise ArchitectureError(f"model.arch: {arch!r} is not one of cifar's: {', '.join(CIFAR_ARCHS)}")
+        raise InputError(f"model.arch: {arch!r} is not one of cifar's: {', '.join(CIFAR_ARCHS)}")
     if arch in SMALL_STEM:
         return _with_small_stem(ResNet(arch, n_classes, in_channels, mean=mean, std=std), in_channels)
     if arch in N_BLOCKS:

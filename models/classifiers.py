@@ -17,6 +17,8 @@ import torchvision.models
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from functions.errors import InputError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RESNETS = {
@@ -32,16 +34,8 @@ SET_BY_DATA = ("num_classes", "in_chans", "features_only", "out_indices")
 BAD_OPTION = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError)
 
 
-class ArchitectureError(ValueError):
-    """No such architecture, or one that cannot take these images."""
-
-    user_error = True
-
-
-class WeightsError(ValueError):
-    """ImageNet weights cannot be had."""
-
-    user_error = True
+class WeightsError(InputError):
+    """ImageNet weights cannot be had: whoever asked for them may go on without."""
 
 
 class TwoSteps:
@@ -81,7 +75,7 @@ class SmallCNN(TwoSteps, nn.Module):
 class ResNet(TwoSteps, torchvision.models.ResNet):
     """torchvision's ResNet by name, for any number of channels; `resize`: the side that images are scaled to.
 
-    Raises ArchitectureError for an unknown name, and for `options`, which only timm's models take.
+    Raises InputError for an unknown name, and for `options`, which only timm's models take.
     """
 
     def __init__(
@@ -95,13 +89,11 @@ class ResNet(TwoSteps, torchvision.models.ResNet):
         options: dict | None = None,
     ) -> None:
         if options:
-            raise ArchitectureError(
+            raise InputError(
                 f"model.options: {', '.join(options)} given, but torchvision's {arch} takes none; timm's models do"
             )
         if arch not in RESNETS:
-            raise ArchitectureError(
-                f"architecture {arch!r}: torchvision's here are {', '.join(RESNETS)}; others are timm's"
-            )
+            raise InputError(f"architecture {arch!r}: torchvision's here are {', '.join(RESNETS)}; others are timm's")
         block, layers = RESNETS[arch]
         super().__init__(block, layers, num_classes=n_classes)
         if in_channels != 3:
@@ -142,17 +134,17 @@ def timm_classifier(
 ) -> nn.Module:
     """A timm model by name, weights random; `options` are the model's own, e.g. img_size, patch_size, depth.
 
-    Raises ArchitectureError for an unknown name, for models with two heads, and for options that do not build one.
+    Raises InputError for an unknown name, for models with two heads, and for options that do not build one.
     """
     import timm  # a second of import, paid only by those who ask for it
 
     if not timm.is_model(arch):
         close = timm.list_models(f"{arch[:4]}*")[:3]
         hint = f" (e.g. {', '.join(close)})" if close else ""
-        raise ArchitectureError(f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}")
+        raise InputError(f"architecture {arch!r} is neither 'cnn', a torchvision resnet nor a timm model{hint}")
     net = _create(timm.create_model, arch, n_classes, in_channels, options or {})
     if not isinstance(net.get_classifier(), nn.Module):
-        raise ArchitectureError(f"architecture {arch}: has more than one head, which no single feature vector feeds")
+        raise InputError(f"architecture {arch}: has more than one head, which no single feature vector feeds")
     # A subclass, not a wrapper: names in checkpoints, masks and Fishers stay the plain model's.
     net.__class__ = _with_methods(type(net))
     net.resize = resize
@@ -165,16 +157,14 @@ def _create(create_model: Callable, arch: str, n_classes: int, in_channels: int,
     own = {*inspect.signature(create_model).parameters, *SET_BY_DATA}
     forbidden = sorted(own & set(options))
     if forbidden:
-        raise ArchitectureError(f"model.options: {forbidden[0]} is not for options to set, only what {arch} takes")
+        raise InputError(f"model.options: {forbidden[0]} is not for options to set, only what {arch} takes")
     try:
         return create_model(arch, num_classes=n_classes, in_chans=in_channels, pretrained=False, **options)
     except BAD_OPTION as error:
         if not options:
             raise
         given = ", ".join(f"{k}={v!r}" for k, v in options.items())
-        raise ArchitectureError(
-            f"model.options: timm's {arch} cannot be built with {given} ({_short(error)})"
-        ) from error
+        raise InputError(f"model.options: timm's {arch} cannot be built with {given} ({_short(error)})") from error
 
 
 @functools.cache
@@ -252,7 +242,7 @@ def moments(in_channels: int, mean, std) -> tuple[Sequence[float], Sequence[floa
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != in_channels:
             wanted = f"one for each of the images' {in_channels} channels"
-            raise ArchitectureError(f"model.{name}: has {len(values)} numbers, wanted {wanted}")
+            raise InputError(f"model.{name}: has {len(values)} numbers, wanted {wanted}")
     return mean, std
 
 

@@ -13,11 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class SizeError(ValueError):
-    """An image size that this model cannot take."""
-
-    user_error = True
+from functions.errors import InputError
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -133,7 +129,7 @@ class UNet(nn.Module):
         image_size, in_channels, out_ch, n_classes, dropout: as they say.
         resamp_with_conv: learned resampling (published) or plain pooling and nearest neighbours.
 
-    Raises SizeError where the image size cannot be halved `len(ch_mult) - 1` times.
+    Raises InputError where the image size cannot be halved `len(ch_mult) - 1` times.
     """
 
     # May be replaced by one copy per row of the batch without changing the result (per-example gradients use it).
@@ -156,7 +152,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         if image_size % 2 ** (len(ch_mult) - 1):
-            raise SizeError(f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)")
+            raise InputError(f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)")
         self.ch, self.n_classes = ch, n_classes
         emb, levels = 8 * ch, len(ch_mult)  # the time and label embeddings, 4 ch each, side by side
         widths = [ch * m for m in ch_mult]

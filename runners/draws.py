@@ -14,9 +14,11 @@ from functions.randomness import keyed_generator
 from functions.tasks import Draw, Rows
 from runners.setup import Materials
 
+EVERYTHING = Rows()
+
 
 def fixed_draws(
-    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1, part=Rows()
+    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1, part: Rows = EVERYTHING
 ) -> Iterator[Draw]:
     """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key.
 

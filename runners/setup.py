@@ -101,7 +101,8 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
         "forgotten_before": original.forgotten if original else [],
         "pretrained": pretrained,
     }
-    distributed.agree({"config": config_hash(cfg), **{k: record[k] for k in ("data", "source", "mask", "indices", "selection")}})
+    facts = ("data", "source", "mask", "indices", "selection")
+    distributed.agree({"config": config_hash(cfg), **{key: record[key] for key in facts}})
     preview, validate = world.preview(cfg, task, images.shape), world.validate(cfg, images, val)
     model = model.to(device)
     return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)

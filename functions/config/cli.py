@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from functions.errors import InputError
+
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config, --overlay, --set, --seed, --dry_run and --debug."""
@@ -46,8 +48,8 @@ def run_main(main: Callable[[list[str] | None], None]) -> int:
     except KeyboardInterrupt:
         print(f"\n{script}: interrupted", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
-        if "--debug" in sys.argv or not (isinstance(error, OSError) or getattr(error, "user_error", False)):
+    except (OSError, InputError) as error:
+        if "--debug" in sys.argv:
             raise
         print(f"{script}: {describe(error)}", file=sys.stderr)
         return 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from functions.config.classes import parse_classes
 from functions.errors import InputError
+from functions.files import natural
 
 UNKNOWN = -1  # the label of an image whose folder's name is no integer
 # What Pillow raises for a file that is not, or no longer, an image.
@@ -110,7 +110,7 @@ def find_samples(source: Path | str) -> SampleSet:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder of images (or .npz file)")
     found = (Path(folder, name) for folder, _, names in os.walk(source, onerror=_reraise) for name in names)
-    paths = sorted((p for p in found if p.suffix.lower() == ".png"), key=_natural)
+    paths = sorted((p for p in found if p.suffix.lower() == ".png"), key=natural)
     if not paths:
         raise InputError(f"{source}: no PNG image in it or in its folders")
     return SampleSet(source, torch.tensor([_label(p) for p in paths]), tuple(paths))
@@ -208,12 +208,6 @@ def _chunks(paths: tuple[Path, ...], batch_size: int) -> Iterator[tuple[Path, ..
 def _label(path: Path) -> int:
     name = path.resolve().parent.name
     return int(name) if name.isdecimal() else UNKNOWN
-
-
-def _natural(path: Path) -> list:
-    """Sort key in which 2.png comes before 10.png."""
-    parts = re.split(r"(\d+)", str(path))
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _size(shape: tuple) -> str:

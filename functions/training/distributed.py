@@ -59,7 +59,7 @@ def _silent() -> Iterator[None]:
 
 
 def _together(collective: Callable[[], T]) -> T:
-    """What all processes do at once. Raises InputError where one of them is gone, which the backends say in their way."""
+    """What all processes do at once. Raises InputError where one of them is gone; backends say that in their way."""
     try:
         return collective()
     except RuntimeError as error:

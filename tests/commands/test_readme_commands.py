@@ -23,6 +23,7 @@ import train_classifier
 from functions.config.cli import config_flags
 from functions.config.load import load_config
 from functions.config.names import UNLEARN_ALIAS
+from functions.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -211,7 +212,7 @@ def offline(monkeypatch):
 def test_cifar10_commands_say_how_to_get_the_data(command, offline):
     with pytest.raises(ValueError, match=r"cifar10 is not in data .*cifar-10-python\.tar\.gz there") as caught:
         run(command)
-    assert caught.value.user_error and "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError) and "\n" not in str(caught.value)
 
 
 def test_cifar10_sampling_needs_no_data_but_a_checkpoint():

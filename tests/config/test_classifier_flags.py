@@ -143,7 +143,7 @@ def test_set_says_more_about_the_model_of_the_flag():
 def test_an_unknown_architecture_is_one_line():
     with pytest.raises(ValueError, match="architecture 'resnet19' is neither 'cnn', a torchvision") as caught:
         train.main(["--mode", "pretrain", "--dataset", "digits", "--arch", "resnet19", "--save_dir", "out"])
-    assert caught.value.user_error and "\n" not in str(caught.value) and not Path("out").exists()
+    assert isinstance(caught.value, InputError) and "\n" not in str(caught.value) and not Path("out").exists()
 
 
 # ---- which config

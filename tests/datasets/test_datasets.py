@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 import datasets
-from datasets import DataError, ImageSet, Stream, ordered, shapes
+from datasets import ImageSet, Stream, ordered, shapes
 from datasets.facts import FACTS
-from datasets.images import keyed_generator
 from datasets.split import train_val_split
+from functions.errors import InputError
+from functions.randomness import order_generator
 
 
 def toy(n: int = 10, size: int = 4) -> ImageSet:
@@ -41,7 +42,7 @@ def grey_levels(x: torch.Tensor) -> list[int]:
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
-    assert error.value.user_error and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -178,9 +179,9 @@ def test_stream_keeps_the_global_generator(folder):
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_keyed_generator_tells_keys_apart():
+def test_order_generator_tells_keys_apart():
     keys = [(0, "a"), (1, "a"), (0, "b"), ("0a",), (0, "a", 0), (0, "a", 1)]
-    assert len({int(torch.randint(2**60, (1,), generator=keyed_generator(*k))) for k in keys}) == len(keys)
+    assert len({int(torch.randint(2**60, (1,), generator=order_generator(*k))) for k in keys}) == len(keys)
 
 
 # ---- folders
@@ -233,7 +234,7 @@ def test_folder_train_and_test_parts(tmp_path):
     test = datasets.load("folder", path=tmp_path, split="test")
     assert test.classes == ("cat", "dog") and test.labels.tolist() == [1]
     write(tmp_path / "test/cow/0.png", np.zeros((4, 4)))
-    with pytest.raises(DataError, match=r"cow: a class that .*train does not have"):
+    with pytest.raises(InputError, match=r"cow: a class that .*train does not have"):
         datasets.load("folder", path=tmp_path, split="test")
     write(tmp_path / "car/0.png", np.zeros((4, 4)))  # now `train` is a class beside `car`
     assert datasets.load("folder", path=tmp_path).classes == ("car", "test", "train")
@@ -264,7 +265,7 @@ def test_folder_image_size_resizes_the_middle(tmp_path):
 
 def test_folder_refuses_unequal_sizes(folder):
     write(folder / "10" / "99.png", np.zeros((5, 4)))
-    with pytest.raises(DataError, match=r"0\.png is 4x4, .*99\.png is 4x5 \(data.image_size resizes all\)") as error:
+    with pytest.raises(InputError, match=r"0\.png is 4x4, .*99\.png is 4x5 \(data.image_size resizes all\)") as error:
         datasets.load("folder", path=folder)
     one_line(error)
 
@@ -272,14 +273,14 @@ def test_folder_refuses_unequal_sizes(folder):
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
 def test_folder_refuses_alpha_and_deep_grey(folder, mode):
     Image.new(mode, (4, 4)).save(folder / "2" / "odd.png")
-    with pytest.raises(DataError, match=rf"odd\.png: .*mode {mode}") as error:
+    with pytest.raises(InputError, match=rf"odd\.png: .*mode {mode}") as error:
         datasets.load("folder", path=folder)
     one_line(error)
 
 
 def test_folder_refuses_a_transparent_palette(folder):
     Image.new("P", (4, 4)).save(folder / "2" / "odd.png", transparency=0)
-    with pytest.raises(DataError, match=r"odd\.png: has transparency"):
+    with pytest.raises(InputError, match=r"odd\.png: has transparency"):
         datasets.load("folder", path=folder)
 
 
@@ -290,27 +291,27 @@ def test_corrupt_image_is_named_on_the_way(folder, n_workers):
     whole = (folder / "2" / "3.png").read_bytes()
     (folder / "2" / "3.png").write_bytes(whole[:50])  # the header is there, the pixels are not
     images = datasets.load("folder", path=folder)
-    with pytest.raises(DataError, match=r"3\.png: not a readable image") as error:
+    with pytest.raises(InputError, match=r"3\.png: not a readable image") as error:
         take(Stream(images, torch.arange(12), 12, 0, "remain", n_workers=n_workers), 1)
     one_line(error)
 
 
 def test_file_that_is_no_image(folder):
     (folder / "2" / "text.png").write_text("hello")
-    with pytest.raises(DataError, match=r"text\.png: not a readable image"):
+    with pytest.raises(InputError, match=r"text\.png: not a readable image"):
         datasets.load("folder", path=folder)
 
 
 def test_folder_without_images(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         datasets.load("folder", path=tmp_path / "missing")
-    with pytest.raises(DataError, match=r"no images; wanted .*/<class>/<image>.png") as error:
+    with pytest.raises(InputError, match=r"no images; wanted .*/<class>/<image>.png") as error:
         datasets.load("folder", path=tmp_path)
     one_line(error)
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="cat: no images in this class folder"):
+    with pytest.raises(InputError, match="cat: no images in this class folder"):
         datasets.load("folder", path=tmp_path)
-    with pytest.raises(DataError, match="no test images"):
+    with pytest.raises(InputError, match="no test images"):
         datasets.load("folder", path=tmp_path, split="test")
 
 
@@ -319,7 +320,7 @@ def test_only_a_test_part_may_lack_classes_and_not_all(tmp_path):
     for place in ("train/dog", "test/dog"):
         (tmp_path / place).mkdir(parents=True)
     for split in ("train", "test"):
-        with pytest.raises(DataError, match=rf"{split}/\w+: no images in this class folder"):
+        with pytest.raises(InputError, match=rf"{split}/\w+: no images in this class folder"):
             datasets.load("folder", path=tmp_path, split=split)
     write(tmp_path / "train/dog/0.png", np.zeros((4, 4)))
     write(tmp_path / "test/cat/0.png", np.zeros((4, 4)))
@@ -377,7 +378,7 @@ def test_tinyimagenet_as_it_is_unpacked(tiny):
 )
 def test_tinyimagenet_test_part_that_does_not_fit_its_list(tiny, break_it, message):
     break_it(tiny / "val")
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         datasets.load("tinyimagenet", path=tiny, split="test")
     one_line(error)
     assert len(datasets.load("tinyimagenet", path=tiny)) == 6
@@ -397,7 +398,7 @@ def test_imagenet_resizes_all(tmp_path):
             assert grey_levels(x) == [value + 1, value + 1, value, value] and x.shape == (4, 3, 16, 16)
     assert datasets.load("imagenet", path=tmp_path).shape == (3, 224, 224)
     write(tmp_path / "imagenet" / "val" / "n03" / "a.JPEG", np.zeros((30, 30)))
-    with pytest.raises(DataError, match=r"n03: a class that .*train does not have"):
+    with pytest.raises(InputError, match=r"n03: a class that .*train does not have"):
         datasets.load("imagenet", path=tmp_path, split="test")
 
 
@@ -410,14 +411,14 @@ def test_imagenet_resizes_all(tmp_path):
 )
 def test_absent_imagenets_say_what_to_put_where(tmp_path, name, wanted):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError) as error:
+        with pytest.raises(InputError) as error:
             datasets.load(name, path=path)
         message = one_line(error)
         assert message.startswith(f"{name} is not there") and message.endswith(wanted.format(path=path))
         assert "(data.path)" in message
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
-    with pytest.raises(DataError, match="train: no images"):
+    with pytest.raises(InputError, match="train: no images"):
         datasets.load(name, path=tmp_path)
 
 
@@ -458,7 +459,7 @@ def test_offline_says_what_to_put_where(monkeypatch, tmp_path, name, archive, fa
         raise failure
 
     monkeypatch.setattr(getattr(tv, name.upper()), "download", fail)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(InputError) as error:
         datasets.load(name, path=str(tmp_path))
     message = one_line(error)
     assert all(part in message for part in (name, archive, str(tmp_path), "data.path", "http", str(failure)))
@@ -466,7 +467,7 @@ def test_offline_says_what_to_put_where(monkeypatch, tmp_path, name, archive, fa
 
 
 def test_unknown_names():
-    with pytest.raises(DataError, match=r"data\.dataset: 'digit' is not one of digits, shapes"):
+    with pytest.raises(InputError, match=r"data\.dataset: 'digit' is not one of digits, shapes"):
         datasets.load("digit")
-    with pytest.raises(DataError, match="split: 'val' is not one of train, test"):
+    with pytest.raises(InputError, match="split: 'val' is not one of train, test"):
         datasets.load("digits", split="val")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import DataError, ImageSet, Stream
-from datasets.images import keyed_generator
+from datasets import ImageSet, Stream
 from datasets.split import (
     by_class,
     by_count,
@@ -20,6 +19,8 @@ from datasets.split import (
     select,
     train_val_split,
 )
+from functions.errors import InputError
+from functions.randomness import order_generator
 
 
 def toy(n: int = 10) -> ImageSet:
@@ -28,7 +29,7 @@ def toy(n: int = 10) -> ImageSet:
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
-    assert error.value.user_error and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -53,7 +54,7 @@ def test_by_class(classes):
     ],
 )
 def test_by_class_refuses(label, classes, within, message):
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         by_class(LABELS, label, classes, name="digits", within=within)
     one_line(error)
 
@@ -87,7 +88,7 @@ def test_by_count_and_fraction():
     ],
 )
 def test_impossible_numbers(call, message):
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         call()
     one_line(error)
 
@@ -101,7 +102,7 @@ def test_index_files(tmp_path):
         assert load_indices(path).tolist() == [1, 4]
         forget, remain = by_index_file(path, 6)
         assert forget.tolist() == [1, 4] and remain.tolist() == [0, 2, 3, 5]
-        with pytest.raises(DataError, match="index 4 is not among the examples the model was trained on"):
+        with pytest.raises(InputError, match="index 4 is not among the examples the model was trained on"):
             by_index_file(path, 6, within=torch.tensor([0, 1, 2]))
 
 
@@ -118,28 +119,28 @@ def test_index_files(tmp_path):
         ('{"a": 1}', "wanted a list of integers"),
         ("3", "wanted a list of integers"),
         ("[1, [2]]", "neither a JSON list"),
-        ("[0, 1", "neither a JSON list"),
+        ("[0, 1", "not valid JSON"),
     ],
 )
 def test_index_file_refused(tmp_path, text, message):
     (tmp_path / "forget.json").write_text(text)
-    with pytest.raises(DataError, match=rf"forget\.json: .*{message}") as error:
+    with pytest.raises(InputError, match=rf"forget\.json: .*{message}") as error:
         by_index_file(tmp_path / "forget.json", 6)
     one_line(error)
 
 
 def test_index_file_missing_broken_or_pickled(tmp_path):
-    with pytest.raises(DataError, match="no such index file"):
+    with pytest.raises(InputError, match="no such index file"):
         load_indices(tmp_path / "none.json")
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for name in ("cut.npy", "objects.npy"):
-        with pytest.raises(DataError, match=f"{name}: neither"):
+        with pytest.raises(InputError, match=f"{name}: neither"):
             load_indices(tmp_path / name)
 
 
 def test_train_val_split_is_stratified_and_exact():
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100, generator=keyed_generator("mix"))]
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100, generator=order_generator("mix"))]
     train, val = train_val_split(labels, 0.1, seed=0)
     assert torch.bincount(labels[val]).tolist() == [5, 3, 2]
     assert torch.cat([train, val]).sort().values.tolist() == list(range(100)) and val.tolist() == sorted(val.tolist())
@@ -197,7 +198,7 @@ def test_indices_of_another_data_set_are_refused(tmp_path, write):
         (7, None, r"a data set \(7"),
     ):
         with pytest.raises(
-            DataError, match=rf"forget\..*: indices of cifar10 \(6 examples\), not of {other} examples\)"
+            InputError, match=rf"forget\..*: indices of cifar10 \(6 examples\), not of {other} examples\)"
         ) as error:
             by_index_file(path, n, name=name)
         assert "forget.index_file" in one_line(error)
@@ -207,18 +208,18 @@ def test_an_object_may_leave_out_n_but_not_its_data_set(tmp_path):
     path = tmp_path / "forget.json"
     path.write_text('{"dataset": "cifar10", "indices": [1]}')
     assert by_index_file(path, 9, name="cifar10")[0].tolist() == [1]
-    with pytest.raises(DataError, match="indices of cifar10, not of svhn"):
+    with pytest.raises(InputError, match="indices of cifar10, not of svhn"):
         by_index_file(path, 9, name="svhn")
     path.write_text('{"indices": [1]}')
-    with pytest.raises(DataError, match="wanted a list of integers"):
+    with pytest.raises(InputError, match="wanted a list of integers"):
         by_index_file(path, 9, name="cifar10")
 
 
-@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "wanted an object such as")])
+@pytest.mark.parametrize("text, message", [("{", "not valid JSON"), ("[1]", "wanted an object such as")])
 def test_broken_sources_are_refused(tmp_path, text, message):
     path = written_list(tmp_path)
     (tmp_path / "forget.source.json").write_text(text)
-    with pytest.raises(DataError, match=rf"forget\.source\.json: {message}") as error:
+    with pytest.raises(InputError, match=rf"forget\.source\.json: {message}") as error:
         by_index_file(path, 6, name="cifar10")
     one_line(error)
 
@@ -242,7 +243,7 @@ def test_select_takes_each_way(tmp_path):
         ):
             found = select(LABELS, within=w, **common, **given)
             assert all(torch.equal(a, b) for a, b in zip(found, wanted)), given
-    with pytest.raises(DataError, match="indices of toy .* not of digits"):
+    with pytest.raises(InputError, match="indices of toy .* not of digits"):
         select(LABELS, 3, "digits", 0, index_file=path)
 
 
@@ -258,7 +259,7 @@ def test_select_takes_each_way(tmp_path):
     ],
 )
 def test_select_refuses_all_else(given):
-    with pytest.raises(DataError, match="what to forget: got ") as error:
+    with pytest.raises(InputError, match="what to forget: got ") as error:
         select(LABELS, 3, "toy", 0, **given)
     message = one_line(error)
     assert all(f"forget.{key}" in message for key in ("label", "count", "fraction", "index_file"))
@@ -281,6 +282,6 @@ def test_select_refuses_all_else(given):
 )
 def test_select_names_the_key(given, message):
     """A label, a count or a fraction of 0 counts as given."""
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         select(LABELS, 4, "toy", 0, **given)
     one_line(error)

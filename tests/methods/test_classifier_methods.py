@@ -177,7 +177,7 @@ def test_bad_forget_sets_are_one_line_and_write_nothing(original, words, line):
     Path("other.json").write_text(json.dumps({"dataset": "shapes", "indices": [seen]}))
     with pytest.raises(ValueError, match=line) as caught:
         train.main(["--mode", "ga", "--model_path", str(run), *words, *TOY, "--save_dir", "out"])
-    assert caught.value.user_error and "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError) and "\n" not in str(caught.value)
     assert not Path("out").exists()
 
 

@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 
 import models
+from functions.errors import InputError
 from models.cifar import CIFAR_ARCHS, ZeroShortcut
-from models.classifiers import ArchitectureError
 
 PLAIN = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
@@ -177,8 +177,8 @@ def test_convolutions_start_he_normal(arch, layer, fan_out):
 
 
 def test_mistakes_are_one_line():
-    with pytest.raises(ArchitectureError, match=r"model\.arch: 'resnet20' is not .*: resnet18, resnet34") as error:
+    with pytest.raises(InputError, match=r"model\.arch: 'resnet20' is not .*: resnet18, resnet34") as error:
         build("resnet20")
     assert all(name in str(error.value) for name in CIFAR_ARCHS) and "\n" not in str(error.value)
-    with pytest.raises(ArchitectureError, match=r"model\.std: has 3 numbers, wanted one .* 1 channel"):
+    with pytest.raises(InputError, match=r"model\.std: has 3 numbers, wanted one .* 1 channel"):
         build("resnet20s", in_channels=1, mean=[0.5], std=[0.2, 0.2, 0.2])

@@ -8,8 +8,9 @@ import torch
 import torchvision
 
 import models
+from functions.errors import InputError
 from models import classifiers
-from models.classifiers import ArchitectureError, WeightsError, describe, load_imagenet
+from models.classifiers import WeightsError, describe, load_imagenet
 
 
 def build(arch, n_classes=5, in_channels=3, image_size=32, **kwargs):
@@ -94,9 +95,9 @@ def test_imagenet_weights_that_do_not_fit_are_refused(monkeypatch):
 
 
 def test_unknown_architectures_are_refused_with_a_hint():
-    with pytest.raises(ArchitectureError, match=r"'resnot50' is neither .* \(e\.g\. "):
+    with pytest.raises(InputError, match=r"'resnot50' is neither .* \(e\.g\. "):
         build("resnot50")
-    with pytest.raises(ArchitectureError, match="more than one head"):
+    with pytest.raises(InputError, match="more than one head"):
         build("deit_tiny_distilled_patch16_224")
 
 
@@ -131,7 +132,7 @@ def test_options_make_small_transformers(arch, options, dims, blocks):
 def test_options_that_a_model_does_not_take(arch, options, message):
     described = describe(arch, 5, 1, 8)
     described["kwargs"]["options"] = options
-    with pytest.raises(ArchitectureError, match=f"model.options: .*{message}") as error:
+    with pytest.raises(InputError, match=f"model.options: .*{message}") as error:
         models.build(described)
     assert "\n" not in str(error.value)
 

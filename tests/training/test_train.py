@@ -316,7 +316,7 @@ def test_bad_input_writes_nothing(tmp_path, more, line):
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=line) as caught:
         cases.train.main(["--mode", "sfron", "--config", "digits_sfron.yml", "--ckpt_folder", str(run), *more])
-    assert caught.value.user_error and "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError) and "\n" not in str(caught.value)
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
