@@ -193,15 +193,17 @@ def main(argv: list[str] | None = None):
     if args.dry_run:
         print(config.dump_config(cfg))
 
+    from functions.training.distributed import processes
     from runners import MODES  # torch and its friends: only now, so that --help and config errors come at once
     from runners.setup import prepare
 
     mode = MODES[args.mode]
-    runner = mode(cfg, prepare(cfg, args.mode, mode.fresh), args.resume)
-    if args.dry_run:
-        print(runner.plan())
-        return None
-    return runner.run()
+    with processes():
+        runner = mode(cfg, prepare(cfg, args.mode, mode.fresh), args.resume)
+        if args.dry_run:
+            print(runner.plan())
+            return None
+        return runner.run()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from datasets import Stream, ordered
 from functions.config.schema import Config
-from functions.errors import InputError
 from functions.randomness import key_seed
 from functions.storage.cost import Cost
 from functions.training import distributed
@@ -210,8 +209,7 @@ class Runner:
     def _check_finite(self, done: int) -> None:
         """Stop before anything broken is written."""
         if complaint := next(filter(None, distributed.gather(self.latch.complaint(done, self.plain))), None):
-            hint = "(a smaller optim.lr, unlearn.forget_alpha or --alpha may help)"
-            raise InputError(f"{complaint}; {snapshots.last_good(self.folder.path)} {hint}")
+            raise snapshots.diverged(self.folder.path, complaint)
 
     def _snapshot(self, done: int) -> None:
         self._check_finite(done)

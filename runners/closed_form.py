@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import Tensor
 
 from functions.config.schema import Config
-from functions.errors import InputError
 from functions.storage.cost import Cost
 from functions.training.finite import Latch
 from functions.training.update import add_to_weights
@@ -58,7 +57,7 @@ class ClosedForm:
         latch = Latch(self.device)
         latch.watch(1, stats.values())
         if complaint := latch.complaint(1, self.plain):
-            raise InputError(f"{complaint}; {snapshots.last_good(self.folder.path)}")
+            raise snapshots.diverged(self.folder.path, complaint)
         self.cost.pause()
         numbers = {name: float(value) for name, value in stats.items()}
         self.folder.record({"step": 1, **numbers})

@@ -18,7 +18,13 @@ EVERYTHING = Rows()
 
 
 def fixed_draws(
-    cfg: Config, materials: Materials, indices: Tensor, *key: str, batch_size: int, draws: int = 1, part: Rows = EVERYTHING
+    cfg: Config,
+    materials: Materials,
+    indices: Tensor,
+    *key: str,
+    batch_size: int,
+    draws: int = 1,
+    part: Rows = EVERYTHING,
 ) -> Iterator[Draw]:
     """Every image `draws` times, each with its own (t, eps), the same in every run of this seed and key.
 

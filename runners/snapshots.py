@@ -119,9 +119,10 @@ def save(run, done: int) -> None:
         save_image(grid, path, nrow=GRID_ROW, padding=1)
 
 
-def last_good(path: Path) -> str:
-    """For the message of a run that cannot go on."""
+def diverged(path: Path, complaint: str) -> InputError:
+    """What a run ends with before anything broken is written to its folder."""
     try:
-        return f"the last good checkpoint is {checkpoint.resolve(path)}"
+        good = f"the last good checkpoint is {checkpoint.resolve(path)}"
     except InputError:
-        return "no checkpoint had been written"
+        good = "no checkpoint had been written"
+    return InputError(f"{complaint}; {good} (a smaller optim.lr, unlearn.forget_alpha or --alpha may help)")
