@@ -6,14 +6,12 @@ threshold, kept share, names and shapes. A stage refuses what was made for anoth
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -21,17 +19,18 @@ from torch import Tensor
 from functions.config.schema import ESTIMATORS
 from functions.curvature.saliency import Mask, pack_bits, unpack_bits
 from functions.errors import InputError
-from functions.files import write_atomic
+from functions.files import stream_atomic
 from functions.storage.checkpoint import plain_names
 from functions.storage.pickles import load_tensor_dict, load_torch
+from functions.storage.tensors import write_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
     """Tensors by parameter name, with the provenance in the file's header. Atomic."""
-    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_atomic(path, safetensors.torch.save(contiguous, metadata={"provenance": json.dumps(provenance)}))
+    with stream_atomic(path) as file:
+        write_tensors(file, tensors, {"provenance": json.dumps(provenance)})
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
@@ -103,9 +102,8 @@ def export_mask_pt(path: Path | str, mask: Mask, device: torch.device | str = "c
     Not bool, because they compute `1 - m`. They multiply by what they load without moving it, and torch loads a tensor
     to where it was saved: for their runs on a GPU save with `device="cuda:0"`, as their own generate_mask.py does.
     """
-    buffer = io.BytesIO()
-    torch.save({name: m.to(device=device, dtype=torch.uint8) for name, m in mask.items()}, buffer)
-    write_atomic(path, buffer.getvalue())
+    with stream_atomic(path) as file:
+        torch.save({name: m.to(device=device, dtype=torch.uint8) for name, m in mask.items()}, file)
 
 
 def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import write_atomic
+from functions.files import stream_atomic
 from functions.storage.checkpoint import plain_names
 
 # What unpicklers, torch's too, raise for a stream that is cut or altered.
@@ -70,8 +70,22 @@ def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
 
 def save_tensor_dict(path: Path | str, tensors: dict[str, Tensor]) -> None:
     """`pickle.dump` of a plain dict, under the names given (`wrapped_names` for the published code). Atomic."""
-    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    write_atomic(path, pickle.dumps(plain))
+    with stream_atomic(path) as file:
+        TensorPickler(file).dump(dict(tensors))
+
+
+class TensorPickler(pickle.Pickler):
+    """Plain CPU copies of tensors, one at a time: its memo would keep the bytes of all of them until the end."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.fast = True  # no memo
+
+    def reducer_override(self, value: object) -> object:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        copy = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # a part's storage may be large
+        return copy.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
 class TensorUnpickler(pickle.Unpickler):

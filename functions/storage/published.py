@@ -6,14 +6,13 @@ Their step is the index of the last update, ours the number of updates: one more
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import write_atomic
+from functions.files import stream_atomic
 from functions.storage.checkpoint import plain_names
 from functions.storage.pickles import load_torch, tensors_by_name
 
@@ -46,9 +45,8 @@ def save_list(path: Path | str, weights: Weights, optimizer: dict, step: int) ->
     states = [wrapped_names(weights["raw"]), optimizer, step - 1]
     if "ema" in weights:
         states.append(weights["ema"])
-    buffer = io.BytesIO()
-    torch.save(states, buffer)
-    write_atomic(path, buffer.getvalue())
+    with stream_atomic(path) as file:
+        torch.save(states, file)
 
 
 def wrapped_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,5 +45,9 @@ def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in names:
-        flat = tensors[name].detach().cpu().contiguous().flatten()
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.write(_bytes_of(tensors[name]))
+
+
+def _bytes_of(t: Tensor) -> memoryview:
+    """Those of the tensor in row-major order: its own where it lies so on the CPU, else a copy's."""
+    return memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -60,7 +60,7 @@ def test_ours_to_theirs_to_ours(run):
     for meta in (ours, theirs):
         del meta["files"], meta["config"]["training"]  # the toy's settings were not repeated
         meta.pop("cost", None)  # nobody knows what theirs cost
-        for key in ("indices", "forgotten_before"):  # nor, in a file, which images it was trained on
+        for key in ("indices", "forgotten_before", "pretrained"):  # nor, in a file, what it was trained on
             meta.pop(key, None)
         for key in ("n", "content"):
             meta["data"].pop(key, None)

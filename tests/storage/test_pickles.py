@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
@@ -93,6 +94,17 @@ def test_round_trip_and_the_published_reader(tmp_path):
 def test_only_the_part_of_a_view_is_written(tmp_path):
     pickles.save_tensor_dict(tmp_path / "f.pkl", {"w": torch.zeros(100_000)[:2]})
     assert (tmp_path / "f.pkl").stat().st_size < 2000
+
+
+def test_one_tensor_at_a_time_is_copied(tmp_path):
+    many = {f"w{i}": torch.rand(250_000) for i in range(10)}  # 1 MB each, and pickled bytes are Python's
+    tracemalloc.start()
+    try:
+        pickles.save_tensor_dict(tmp_path / "f.pkl", many)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3e6 < (tmp_path / "f.pkl").stat().st_size
 
 
 # ---- what is refused
