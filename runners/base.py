@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets import FolderImages, ImageSet, Stream, ordered
 from datasets.split import save_indices
-from functions.config.load import config_hash, dump_config
+from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
 from functions.randomness import key_seed
@@ -290,7 +290,12 @@ class Runner:
     def origin(self) -> dict:
         """What must be equal for a run to be continued: everything that decides its numbers."""
         kept = ("source", "mask", "data", "indices", "selection", "fisher", "replay")
-        return {"mode": self.mode, "config": config_hash(self.cfg), **{k: self.meta[k] for k in kept if k in self.meta}}
+        return {
+            "mode": self.mode,
+            "format": FORMAT,
+            "config": config_hash(self.cfg),
+            **{k: self.meta[k] for k in kept if k in self.meta},
+        }
 
     def _restore(self, path: Path) -> int:
         checkpoint.load_into(self.plain, checkpoint.load_weights(path, "raw"), str(path))

@@ -28,7 +28,7 @@ class BadTeacher(Runner):
             self.cost.watch(teacher)
 
     def step(self, k):
-        t = self.cfg.bad_teacher.temperature
+        t = self.cfg.unlearn.temperature
         x, c = next(self.both)
         c, is_f = unmarked(c, self.task.n_classes)
         draw = self.task.draw(x, c)

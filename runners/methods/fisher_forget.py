@@ -16,7 +16,7 @@ class FisherForget(Runner):
         self.prepared = setup
 
     def step(self, k):
-        f, section = self.cfg.fisher_forget, self.cfg.fisher
+        f, section = self.cfg.unlearn, self.cfg.fisher
         draws = fixed_draws(
             self.cfg,
             self.prepared,

@@ -22,7 +22,7 @@ class Influence(Runner):
         return fixed_draws(self.cfg, self.prepared, indices, "influence", key, batch_size=batch_size)
 
     def step(self, k):
-        iu, s, batch_size = self.cfg.iu, self.prepared, self.cfg.training.batch_size
+        iu, s, batch_size = self.cfg.unlearn, self.prepared, self.cfg.training.batch_size
         gradient = partial(mean_gradient, self.plain, self.task.losses)
         v_f, v_r = (gradient(self.draws(i, key, batch_size)) for i, key in ((s.forget, "forget"), (s.remain, "remain")))
         v = direction(v_f, v_r, len(s.forget), len(s.remain))
@@ -33,12 +33,12 @@ class Influence(Runner):
 
     def chosen(self):
         """K remain images, drawn with the seed; the published recursion reads two more than it divides by."""
-        remain, k = self.prepared.remain, self.cfg.iu.k + 2 * (self.cfg.iu.solver == "published")
+        remain, k = self.prepared.remain, self.cfg.unlearn.k + 2 * (self.cfg.unlearn.solver == "published")
         g = keyed_generator(self.cfg.seeds.of("order"), "influence")
         return remain[torch.randperm(len(remain), generator=g)[:k]]
 
     def solve(self, v, chosen):
-        iu, losses = self.cfg.iu, self.task.losses
+        iu, losses = self.cfg.unlearn, self.task.losses
         if iu.solver == "published":
             return published_product(self.plain, losses, self.draws(chosen, "curvature", 1), v, len(chosen) - 2)
         draws = list(self.draws(chosen, "curvature", iu.chunk))

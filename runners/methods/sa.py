@@ -23,7 +23,7 @@ class SelectiveAmnesia(Runner):
     mode, always_masked, copies = "sa", True, 2  # anchor and Fisher
 
     def setup(self, setup):
-        s = self.cfg.sa
+        s = self.cfg.unlearn
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
         fisher = load_fisher(path, shapes_of(self.plain), provenance(setup))
         costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
@@ -36,7 +36,7 @@ class SelectiveAmnesia(Runner):
             self.remain = self._stream(replay, torch.arange(len(replay)), "replay")
 
     def step(self, k):
-        s = self.cfg.sa
+        s = self.cfg.unlearn
         x_f, c_f = next(self.forget)
         surrogate = self.task.draw(torch.rand_like(x_f), c_f)  # [0, 1] here, [-1, 1] for the model
         loss_f = self.task.losses(self.model, surrogate).mean()
