@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from functions.config import load as config
+from functions.config import methods, schema, unlearning
 from functions.config import names as keys
-from functions.config import schema
 from functions.config.cli import add_config_arguments, config_flags, run_main
 from functions.errors import InputError
 
@@ -75,10 +75,10 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     modes = p.add_mutually_exclusive_group(required=True)
-    modes.add_argument("--mode", choices=schema.MODES, metavar="MODE", help="what to do: " + ", ".join(schema.MODES))
+    modes.add_argument("--mode", choices=methods.MODES, metavar="MODE", help="what to do: " + ", ".join(methods.MODES))
     modes.add_argument(
         "--unlearn",
-        choices=(*schema.MODES, *keys.UNLEARN_ALIAS),
+        choices=(*methods.MODES, *keys.UNLEARN_ALIAS),
         metavar="METHOD",
         help=f"the same by its published name too: {', '.join(keys.UNLEARN_ALIAS)}",
     )
@@ -118,7 +118,7 @@ def _add_unlearning_arguments(p) -> None:
     p.add_argument("--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum")
     p.add_argument(
         "--unlearn_loss",
-        choices=(*schema.FORGET_LOSSES, "rl"),
+        choices=unlearning.PUBLISHED_LOSSES,
         help="adaga: adaptive ascent; ga: ascent; match: follow another label's prediction; "
         "relabel: train towards a wrong label; rl: match (ddpm) or relabel (classifier)",
     )

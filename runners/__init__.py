@@ -1,4 +1,4 @@
-"""Runners, by `--mode`. A test compares the keys with `functions.config.schema.MODES`, read before torch is there."""
+"""Runners, by `--mode`. A test holds the keys equal to `functions.config.methods.MODES`, read before torch is there."""
 
 from runners.methods.bad_teacher import BadTeacher
 from runners.methods.boundary_expand import BoundaryExpand

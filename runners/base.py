@@ -69,10 +69,10 @@ class Runner:
         self.names, self.params = m.names, m.params
         self.mask, self.meta = snapshots.load_mask(cfg, m)
         u = cfg.unlearn
-        self.strict = bool(self.mask and (u.mask_mode or ("strict" if self.always_masked else "gradient")) == "strict")
+        self.strict = self.mask is not None and u.mask_mode == "strict"
         self.update = Update(self.names, self.params, cfg.optim, self.strict, bool(u and u.clip_first))
         self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
-        if getattr(u, "optimizer_state", "shared") == "separate" and not self.always_masked:
+        if u and u.optimizer_state == "separate":
             self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
         self.remain = self.stream(m.images, m.remain, "remain")
         self.forget = None if m.forget is None else self.stream(m.images, m.forget, "forget")

@@ -91,7 +91,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     if fresh:
         source, model = None, _fresh(cfg, meta, pretrained)
     else:
-        source, model = original.hash, original.model(dropout=getattr(cfg.unlearn, "dropout", True))
+        source, model = original.hash, original.model(dropout=not cfg.unlearn or cfg.unlearn.dropout)
     diffusion = cfg.diffusion.model_dump() if fresh and cfg.diffusion else original and original.meta["diffusion"]
     task = world.task(images.n_classes, diffusion, encoder).to(device)
     images = images.to(device)

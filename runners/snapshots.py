@@ -7,7 +7,7 @@ from pathlib import Path
 from torchvision.utils import save_image
 
 from datasets.split import save_indices
-from functions.config.load import config_hash, dump_config
+from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
 from functions.storage import checkpoint
@@ -42,7 +42,8 @@ def parent(run) -> Path:
 def origin(run) -> dict:
     """What must be equal for a run to be continued: everything that decides its numbers."""
     kept = ("source", "mask", "data", "indices", "selection", "fisher", "replay")
-    return {"mode": run.mode, "config": config_hash(run.cfg), **{k: run.meta[k] for k in kept if k in run.meta}}
+    began = {"mode": run.mode, "format": FORMAT, "config": config_hash(run.cfg)}
+    return {**began, **{k: run.meta[k] for k in kept if k in run.meta}}
 
 
 def open_run(run) -> tuple[RunFolder, int]:

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from functions.config.cli import run_main
-from functions.config.schema import MODES
+from functions.config.methods import MODES
 from functions.errors import InputError
 from functions.experiments.stages import Stages
 from functions.files import version, write_json

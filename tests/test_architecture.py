@@ -51,19 +51,19 @@ def test_scripts_import_no_script_and_judges_no_runner():
 def test_names_for_argparse_agree_with_the_dicts_of_classes():
     import datasets
     import models
+    from functions.config import methods, passes, schema, unlearning
     from functions.config import names as keys
-    from functions.config import schema
     from functions.curvature.fisher import ESTIMATORS
     from models.cifar import CIFAR_ARCHS
     from models.classifiers import RESNETS
     from runners import MODES
     from runners.methods.forgetting import FORGET_LOSSES
 
-    assert tuple(MODES) == schema.MODES
+    assert tuple(MODES) == methods.MODES
     assert all(MODES[name].mode == name for name in MODES)
     assert tuple(datasets.DATASETS) == schema.DATASETS
-    assert tuple(FORGET_LOSSES) == schema.FORGET_LOSSES
-    assert tuple(ESTIMATORS) == schema.ESTIMATORS
+    assert tuple(FORGET_LOSSES) == unlearning.FORGET_LOSSES
+    assert tuple(ESTIMATORS) == passes.ESTIMATORS
     assert CIFAR_ARCHS == schema.CIFAR_ARCHS and tuple(RESNETS) == schema.RESNETS
     assert set(keys.UNLEARN_ALIAS.values()) <= set(MODES)
     assert {

@@ -1,38 +1,14 @@
-"""Which sections and keys a mode reads, and which key a flag of the published commands sets. Torch-free."""
+"""Flags: which key a flag of the published commands sets, and the published names of modes. Torch-free."""
 
 from __future__ import annotations
 
-from functions.config.schema import Unlearn
+from functions.config.layers import Layers, nested
+from functions.config.methods import METHODS
+from functions.config.schema import CIFAR_ARCHS, RESNETS
+from functions.config.section import Mode
+from functions.config.worlds import WORLDS
+from functions.errors import InputError
 
-UNLEARNING = ("optim", "training", "unlearn", "forget", "ckpt_folder")
-ONE_STEP = ("training", "unlearn", "forget", "ckpt_folder")  # closed forms: no optimiser, and of training no length
-# The sections that a mode reads, beyond those that every config has.
-NEEDS = {
-    "pretrain": ("model", "optim", "training"),
-    "retrain": ("optim", "training", "forget"),
-    "finetune": UNLEARNING,
-    "ga": UNLEARNING,
-    "sfron": UNLEARNING,
-    "salun": UNLEARNING,
-    "sa": (*UNLEARNING, "sa"),
-    "esd": (*UNLEARNING, "esd"),
-    "erasediff": (*UNLEARNING, "erasediff"),
-    "neggrad": UNLEARNING,
-    "l1_sparse": (*UNLEARNING, "l1"),
-    "salun_soft": (*UNLEARNING, "salun_soft"),
-    "scrub": (*UNLEARNING, "scrub"),
-    "bad_teacher": (*UNLEARNING, "bad_teacher"),
-    "boundary_expand": UNLEARNING,
-    "boundary_shrink": (*UNLEARNING, "boundary"),
-    "iu": (*ONE_STEP, "iu"),
-    "fisher_forget": (*ONE_STEP, "fisher_forget", "fisher"),
-    "generate_fisher": ("fisher", "forget", "ckpt_folder"),
-    "generate_mask": ("saliency", "forget", "ckpt_folder"),
-    "fim": ("fim", "ckpt_folder"),
-    "sample": ("sampling", "ckpt_folder"),
-}
-# Sections that a mode may have. Retraining takes architecture and split of an original, or makes its own.
-OPTIONAL = {"retrain": ("model", "ckpt_folder")}
 FLAG_OF = {
     "forget": "--label_to_forget, --num_indexes_to_replace, --forget_fraction or --forget_idx",
     "ckpt_folder": "--ckpt_folder",
@@ -55,7 +31,7 @@ FLAGS = {
     "momentum": "optim.momentum",
     "weight_decay": "optim.weight_decay",
     "decreasing_lr": "optim.decreasing_lr",
-    "no_l1_epochs": "l1.no_l1_epochs",
+    "no_l1_epochs": "unlearn.no_l1_epochs",
     "bn_mode": "unlearn.bn_mode",
     "order": "unlearn.order",
     "export": "saliency.export",
@@ -78,37 +54,6 @@ FLAGS = {
     "weights": "sampling.weights",
     "minmax": "sampling.minmax",
 }
-# The keys of `unlearn` that a mode reads; sfron reads nearly all, and modes without it need no section.
-MASKED = ("mask_path", "mask_mode", "clip_first", "dropout", "bn_mode")
-SALUN = (*MASKED, "order", "loss", "lambd", "forget_alpha", "decay_forget_alpha", "remain_alpha")
-READS = {
-    "ga": (*MASKED, "forget_alpha", "decay_forget_alpha", "forget_clip"),
-    "neggrad": (*MASKED, "forget_alpha", "decay_forget_alpha", "remain_alpha"),
-    **dict.fromkeys(("salun", "salun_soft"), SALUN),
-    **dict.fromkeys(
-        (
-            "finetune",
-            "sa",
-            "esd",
-            "erasediff",
-            "l1_sparse",
-            "scrub",
-            "bad_teacher",
-            "boundary_expand",
-            "boundary_shrink",
-        ),
-        MASKED,
-    ),
-    **dict.fromkeys(("iu", "fisher_forget"), ("mask_path",)),
-    "sfron": tuple(k for k in Unlearn.model_fields if k not in ("clip_first", "order")),
-}
-# Flags whose key depends on the mode
-COND_SCALE = {
-    "generate_fisher": "fisher.guidance",
-    "generate_mask": "saliency.guidance",
-    "sample": "sampling.cond_scale",
-}
-ALPHA = {"l1_sparse": "l1.weight", "iu": "iu.step", "fisher_forget": "fisher_forget.alpha"}
 # The published names of --unlearn
 UNLEARN_ALIAS = {
     "RL": "salun",
@@ -121,3 +66,47 @@ UNLEARN_ALIAS = {
     "RL_proximal": "salun_soft",
     "boundary_expanding": "boundary_expand",
 }
+EVERYWHERE = ("seeds", "data", "save_dir")  # sections and keys that flags may set in every mode
+
+
+def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
+    """Flags that were given (not None) under their published names; a line says what `rl` does here."""
+    method = METHODS[layers.mode]
+    keys = {**FLAGS, **{flag: f"{method.section}.{key}" for flag, key in method.flags.items()}}
+    given: dict[str, tuple[str, object]] = {}
+    for flag, value in flags.items():
+        if value is None or (flag == "class_to_replace" and value == -1):  # published: images of every class
+            continue
+        if flag not in keys or not _read(keys[flag], method):
+            raise InputError(f"--{flag}: has no meaning in mode {layers.mode}")
+        said = f"--{flag} {value}"
+        earlier, other = given.setdefault(keys[flag], (said, value))
+        if other != value:
+            raise InputError(f"{earlier} and {said}: both set {keys[flag]}, and differ")
+        if flag == "arch":
+            value = _model_of(value, layers)
+        world = layers.values.get("world")
+        if flag == "unlearn_loss" and value == "rl" and isinstance(world, str) and world in WORLDS:
+            print(f"--unlearn_loss rl means {WORLDS[world].rl!r} for world {world!r}")
+        layers.merge(nested(keys[flag], value), said)
+
+
+def _model_of(arch: str, layers: Layers) -> dict:
+    """The `model` section of an architecture's name, in place of the config's: ours, torchvision's or timm's."""
+    section = layers.values.pop("model", None) or layers.architecture
+    name = section.get("name") if isinstance(section, dict) else None
+    if name is not None and section.get("arch", name) == arch:  # the config's own, with all it says of it
+        return section
+    if arch == "cnn":
+        return {"name": "cnn"}
+    if arch in RESNETS and (name == "torchvision" or arch not in CIFAR_ARCHS):
+        return {"name": "torchvision", "arch": arch}
+    return {"name": "cifar" if arch in CIFAR_ARCHS else "timm", "arch": arch}
+
+
+def _read(key: str, method: type[Mode]) -> bool:
+    """Whether a mode reads a key, given as `section.key`, or a whole section."""
+    section, _, leaf = key.partition(".")
+    if section == method.section:
+        return leaf in method.model_fields
+    return section in (*method.needs, *method.optional, *EVERYWHERE)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from functions.config.schema import ESTIMATORS
+from functions.config.passes import ESTIMATORS
 from functions.curvature.saliency import Mask, pack_bits, unpack_bits
 from functions.errors import InputError
 from functions.files import stream_atomic

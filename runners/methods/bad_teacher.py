@@ -22,7 +22,7 @@ class BadTeacher(Runner):
         self.bad = self.teacher(models.build(self.meta["model"]))
 
     def step(self, k):
-        t = self.cfg.bad_teacher.temperature
+        t = self.cfg.unlearn.temperature
         x, c, is_f = next(self.both)
         draw = self.task.draw(x, c)
         with torch.no_grad():

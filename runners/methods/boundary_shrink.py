@@ -25,7 +25,7 @@ class BoundaryShrink(Runner):
         draw = draw._replace(x=draw.x.detach().requires_grad_())
         (gradient,) = torch.autograd.grad(self.task.losses(self.original, draw).sum(), draw.x)
         with torch.no_grad():
-            crossed = (draw.x + self.cfg.boundary.eps * gradient.sign()).clamp(0, 1)
+            crossed = (draw.x + self.cfg.unlearn.eps * gradient.sign()).clamp(0, 1)
             logits = self.task.predict(self.original, draw._replace(x=crossed))
             return logits.scatter(1, draw.c[:, None], -torch.inf).argmax(1)
 

@@ -21,7 +21,7 @@ class EraseDiff(Runner):
         g_f, g_r = self.gradients(loss_f), self.gradients(loss_r)
         norm2 = torch.stack(torch._foreach_norm(g_f)).square().sum()
         dot = torch.stack([a.sum() for a in torch._foreach_mul(g_f, g_r)]).sum()
-        lambda_ = (self.cfg.erasediff.eta - dot / (norm2 + 1e-12)).clamp(min=0)
+        lambda_ = (self.cfg.unlearn.eta - dot / (norm2 + 1e-12)).clamp(min=0)
         together = torch._foreach_add(g_r, torch._foreach_mul(g_f, lambda_))
         self.descend(together, self.mask, self.cfg.optim.grad_clip)
         return {"forget": loss_f.detach(), "remain": loss_r.detach(), "lambda": lambda_}

@@ -22,7 +22,7 @@ class ESD(Runner):
     def step(self, k):
         draw = self.task.draw(*next(self.forget))
         with torch.no_grad():  # (1 + w) eps_c - w eps_null with w = -(1 + eta)
-            target = self.task.predict(self.original, draw, guidance=-(1 + self.cfg.esd.eta))
+            target = self.task.predict(self.original, draw, guidance=-(1 + self.cfg.unlearn.eta))
         loss = self.task.divergence(target, self.task.predict(self.model, draw)).mean()
         self.descend(loss, self.mask, self.cfg.optim.grad_clip)
         return {"forget": loss.detach()}

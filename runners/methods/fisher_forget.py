@@ -13,7 +13,7 @@ class FisherForget(ClosedForm):
     mode = "fisher_forget"
 
     def delta(self):
-        f, section = self.cfg.fisher_forget, self.cfg.fisher
+        f, section = self.cfg.unlearn, self.cfg.fisher
         amount = {"batch_size": section.batch_size, "draws": section.draws}
         draws = fixed_draws(self.cfg, self.materials, self.materials.remain, "fisher", "remain", **amount)
         options = {"clip": section.clip} if section.estimator == "batch" else {}

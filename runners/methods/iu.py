@@ -19,7 +19,7 @@ class Influence(ClosedForm):
         return fixed_draws(self.cfg, self.materials, indices, "influence", key, batch_size=batch_size)
 
     def delta(self):
-        iu, m, batch_size = self.cfg.iu, self.materials, self.cfg.training.batch_size
+        iu, m, batch_size = self.cfg.unlearn, self.materials, self.cfg.training.batch_size
         gradient = partial(mean_gradient, self.plain, self.task.losses)
         v_f = gradient(self.draws(m.forget, "forget", batch_size))
         v_r = gradient(self.draws(m.remain, "remain", batch_size))
@@ -29,12 +29,12 @@ class Influence(ClosedForm):
 
     def chosen(self):
         """K remain images, drawn with the seed; the published recursion reads two more than it divides by."""
-        remain, k = self.materials.remain, self.cfg.iu.k + 2 * (self.cfg.iu.solver == "published")
+        remain, k = self.materials.remain, self.cfg.unlearn.k + 2 * (self.cfg.unlearn.solver == "published")
         g = keyed_generator(self.cfg.seeds.of("order"), "influence")
         return remain[torch.randperm(len(remain), generator=g)[:k]]
 
     def solve(self, v, chosen):
-        iu, losses = self.cfg.iu, self.task.losses
+        iu, losses = self.cfg.unlearn, self.task.losses
         if iu.solver == "published":
             return published_product(self.plain, losses, self.draws(chosen, "curvature", 1), v, len(chosen) - 2)
         draws = list(self.draws(chosen, "curvature", iu.chunk))

@@ -14,7 +14,7 @@ class L1Sparse(Runner):
         self.n_epochs = self.epochs.at(self.cfg.training.n_iters - 1)[0] + 1
 
     def step(self, k):
-        l1 = self.cfg.l1
+        l1 = self.cfg.unlearn
         falling = self.n_epochs - l1.no_l1_epochs
         weight = l1.weight * max(0.0, 1 - self.epochs.at(k)[0] / falling) if falling > 0 else 0.0
         loss, norm = self.remain_loss(), torch.stack(torch._foreach_norm(self.params, 1)).sum()

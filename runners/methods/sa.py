@@ -21,7 +21,7 @@ class SelectiveAmnesia(Runner):
     mode, always_masked, copies = "sa", True, 2  # anchor and Fisher
 
     def begin(self, materials):
-        s = self.cfg.sa
+        s = self.cfg.unlearn
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
         fisher = load_fisher(path, materials.shapes, materials.provenance)
         costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
@@ -34,7 +34,7 @@ class SelectiveAmnesia(Runner):
             self.remain = self.stream(replay, torch.arange(len(replay)), "replay")
 
     def step(self, k):
-        s = self.cfg.sa
+        s = self.cfg.unlearn
         loss_f = self.task.losses(self.model, self.task.surrogate(*next(self.forget))).mean()
         loss_r = self.task.losses(self.model, self.task.draw(*next(self.remain))).mean()
         ewc = self.anchor.penalty()

@@ -28,5 +28,5 @@ class SalUnSoft(Runner):
         stats = STEPS[self.cfg.unlearn.order](self, k)
         progress = (k + 1) / self.cfg.training.n_iters
         with torch.no_grad():
-            tau = soft_threshold(self.params, self.theta_0, self.cfg.salun_soft.ratio * (1 - progress))
+            tau = soft_threshold(self.params, self.theta_0, self.cfg.unlearn.ratio * (1 - progress))
         return {**stats, "tau": tau}

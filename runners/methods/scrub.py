@@ -15,19 +15,19 @@ class Scrub(Runner):
     mode, always_masked, copies = "scrub", True, 1  # the teacher
 
     def passes(self, epoch):
-        return ("forget", "remain") if epoch < self.cfg.scrub.msteps else ("remain",)
+        return ("forget", "remain") if epoch < self.cfg.unlearn.msteps else ("remain",)
 
     def begin(self, materials):
         self.original = self.teacher()
 
     def divergence(self, draw, prediction):
-        t = self.cfg.scrub.temperature
+        t = self.cfg.unlearn.temperature
         with torch.no_grad():
             target = self.task.predict(self.original, draw)
         return t**2 * self.task.divergence(target, prediction, t).mean()
 
     def step(self, k):
-        s, clip = self.cfg.scrub, self.cfg.optim.grad_clip
+        s, clip = self.cfg.unlearn, self.cfg.optim.grad_clip
         if self.epochs.at(k)[1] == "forget":
             draw = self.task.draw(*next(self.forget))
             kl = self.divergence(draw, self.task.predict(self.model, draw))

@@ -116,10 +116,10 @@ def test_main_forget(origin, method, more, steps):
     out = unlearn(origin, method, more)
     meta = checkpoint.load_meta(out)
     assert meta["step"] == steps and meta["forget"]["count"] == 4
-    alpha = {"FT_prune": ("l1", "weight", 5e-4), "wfisher": ("iu", "step", 0.5)}.get(method)
+    alpha = {"FT_prune": ("weight", 5e-4), "wfisher": ("step", 0.5)}.get(method)
     if alpha:
-        section, key, value = alpha
-        assert meta["config"][section][key] == value
+        key, value = alpha
+        assert meta["config"]["unlearn"][key] == value
 
 
 def test_evaluation_has_the_published_keys(origin, capsys):

@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 import train
+from functions.config import layers
 from functions.config import load as config
 from functions.config import names as keys
 from functions.config.cli import config_flags
+from functions.config.methods import MODES
 from functions.errors import InputError
 
-CONFIGS = sorted(p.name for p in config.CONFIG_FOLDER.rglob("*_classifier.yml"))
+CONFIGS = sorted(p.name for p in layers.CONFIG_FOLDER.rglob("*_classifier.yml"))
 FORGET = ["--model_path", "run", "--num_indexes_to_replace", "4500"]
 
 
@@ -42,11 +44,11 @@ REACH = {
     "class_to_replace keeps the count": ("RL", ["--class_to_replace", "-1"], "forget.count", 4500),
     "model_path": ("RL", [], "ckpt_folder", "run"),
     "save_dir": ("RL", ["--save_dir", "here"], "save_dir", "here"),
-    "alpha of l1": ("FT_prune", ["--alpha", "0.25"], "l1.weight", 0.25),
-    "alpha of IU": ("wfisher", ["--alpha", "25"], "iu.step", 25.0),
-    "negative alpha of IU": ("wfisher", ["--alpha", "-2"], "iu.step", -2.0),
-    "alpha of FF": ("fisher_new", ["--alpha", "1e-9"], "fisher_forget.alpha", 1e-9),
-    "no_l1_epochs": ("FT_l1", ["--no_l1_epochs", "2"], "l1.no_l1_epochs", 2),
+    "alpha of l1": ("FT_prune", ["--alpha", "0.25"], "unlearn.weight", 0.25),
+    "alpha of IU": ("wfisher", ["--alpha", "25"], "unlearn.step", 25.0),
+    "negative alpha of IU": ("wfisher", ["--alpha", "-2"], "unlearn.step", -2.0),
+    "alpha of FF": ("fisher_new", ["--alpha", "1e-9"], "unlearn.alpha", 1e-9),
+    "no_l1_epochs": ("FT_l1", ["--no_l1_epochs", "2"], "unlearn.no_l1_epochs", 2),
     "momentum": ("FT", ["--momentum", "0.5"], "optim.momentum", 0.5),
     "weight_decay": ("FT", ["--weight_decay", "0.25"], "optim.weight_decay", 0.25),
     "batch_size": ("FT", ["--batch_size", "7"], "training.batch_size", 7),
@@ -180,8 +182,7 @@ def test_the_data_set_of_the_model_reaches_the_config(tmp_path):
 
 def modes_of(name):
     """Those of classifier.yml and of the file itself."""
-    layers = config.read_layers(name)
-    return sorted(layers.values["modes"])
+    return sorted(layers.read_layers(name).values["modes"])
 
 
 def flags_for(mode):
@@ -197,13 +198,13 @@ def test_every_block_of_every_file_is_valid(name, mode):
 
 
 def test_every_file_has_every_mode_of_classifiers():
-    wanted = set(keys.NEEDS) - {"fim", "sample"}
+    wanted = set(MODES)
     assert len(CONFIGS) >= 7 and all(set(modes_of(n)) == wanted for n in CONFIGS)
 
 
 def test_modes_that_are_not_or_are_missing(tmp_path):
     path = tmp_path / "mine.yml"
-    base = yaml.safe_load((config.CONFIG_FOLDER / "classifier/classifier.yml").read_text()) | {
+    base = yaml.safe_load((layers.CONFIG_FOLDER / "classifier/classifier.yml").read_text()) | {
         "data": {"dataset": "digits"}
     }
     path.write_text(yaml.safe_dump(base | {"modes": {"salum": {}, "finetune": {"unlearn": {}}}}))
@@ -235,18 +236,18 @@ PUBLISHED = {
     },
     "salun_soft": {"training.epochs": 10, "optim.lr": 0.013, "unlearn.order": "split", "unlearn.loss": "relabel"},
     "generate_mask": {"saliency.batch_size": 256, "saliency.draws": 1, "saliency.guidance": 0.0},
-    "l1_sparse": {"training.epochs": 10, "optim.lr": 0.01, "l1.no_l1_epochs": 0},
-    "iu": {"iu.k": 1000, "iu.solver": "exact"},
+    "l1_sparse": {"training.epochs": 10, "optim.lr": 0.01, "unlearn.no_l1_epochs": 0},
+    "iu": {"unlearn.k": 1000, "unlearn.solver": "exact"},
     "scrub": {
         "training.epochs": 6,
         "optim.lr": 8e-5,
-        "scrub.msteps": 2,
-        "scrub.gamma": 0.99,
-        "scrub.alpha": 0.001,
-        "scrub.temperature": 4.0,
+        "unlearn.msteps": 2,
+        "unlearn.gamma": 0.99,
+        "unlearn.alpha": 0.001,
+        "unlearn.temperature": 4.0,
     },
-    "bad_teacher": {"training.epochs": 10, "bad_teacher.temperature": 1.0},
-    "boundary_shrink": {"boundary.eps": 0.1, "training.epochs": 10},
+    "bad_teacher": {"training.epochs": 10, "unlearn.temperature": 1.0},
+    "boundary_shrink": {"unlearn.eps": 0.1, "training.epochs": 10},
     "sfron": {
         "training.n_iters": 1500,
         "optim.lr": 0.01,
@@ -274,7 +275,7 @@ def test_published_constants(mode, wanted):
     if mode == "generate_mask":
         assert 0.5 in cfg.saliency.shares
     if mode == "l1_sparse":
-        assert 1e-4 <= cfg.l1.weight <= 1e-3
+        assert 1e-4 <= cfg.unlearn.weight <= 1e-3
 
 
 def test_published_constants_of_other_data_sets():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.config.schema import MODES
+from functions.config.methods import MODES
 from functions.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_classifiers.py"

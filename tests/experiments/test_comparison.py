@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import datasets
-from functions.config import load as config
+from functions.config import layers
 from functions.errors import InputError
 from functions.experiments import tables
 from functions.experiments.tables import Column, Row
@@ -71,7 +71,7 @@ def script(monkeypatch):
         if "fim" in cfg:
             cfg["fim"]["per_class"] = 2
         path.write_text(yaml.safe_dump(cfg))
-    monkeypatch.setattr(config, "CONFIG_FOLDER", Path("configs").resolve())
+    monkeypatch.setattr(layers, "CONFIG_FOLDER", Path("configs").resolve())
     return runpy.run_path(str(ROOT / "scripts" / "compare_digits.py"))
 
 

@@ -223,7 +223,7 @@ def test_two_flags_for_one_key_must_agree(origin):
 @pytest.mark.parametrize(
     "mode, setting, line",
     [
-        ("boundary_expand", "training.bf16=true", "bf16 and compile are not for boundary_expand"),
+        ("boundary_expand", "training.bf16=true", "bf16, compile and accumulate are not for boundary_expand"),
         ("ga", "training.ema=true", "recalibrate is for the weights themselves; training.ema must be false"),
     ],
 )

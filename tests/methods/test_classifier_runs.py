@@ -7,7 +7,7 @@ import torch
 from steps import stats, weights, words
 
 import train
-from functions.config.schema import Unlearn
+from functions.config.methods import SalUn
 from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask
 from runners import MODES
@@ -118,4 +118,4 @@ def test_a_stopped_run_goes_on_to_the_same_bits(folder, monkeypatch, case):
 
 
 def test_orders_are_those_of_the_command_line():
-    assert set(orders.STEPS) == set(orders.PASSES) == set(Unlearn.model_fields["order"].annotation.__args__)
+    assert set(orders.STEPS) == set(orders.PASSES) == set(SalUn.model_fields["order"].annotation.__args__)

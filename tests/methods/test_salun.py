@@ -164,5 +164,5 @@ def test_published_hyper_parameters():
         True,
         1.0,
     )
-    with pytest.raises(InputError, match=r"--method joint: unlearn\.method: has no meaning in mode salun"):
+    with pytest.raises(InputError, match=r"--method: has no meaning in mode salun"):
         load_config("cifar10_saliency_unlearn.yml", "salun", flags={**flags, "method": "joint"})

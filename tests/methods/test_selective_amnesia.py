@@ -245,7 +245,7 @@ def test_samples_of_another_checkpoint_are_not_the_models_own(run, capsys):
 def test_published_hyper_parameters():
     flags = {"label_to_forget": 0, "ckpt_folder": "x"}
     c = load_config("cifar10_sa.yml", "sa", flags=flags)
-    assert (c.sa.lmbda, c.sa.gamma_gr, c.optim.lr, c.training.n_iters, c.training.ema_rate) == (
+    assert (c.unlearn.lmbda, c.unlearn.gamma_gr, c.optim.lr, c.training.n_iters, c.training.ema_rate) == (
         10,
         1,
         1e-4,

@@ -1,0 +1,216 @@
+"""Settings in layers: YAML files over their `base:`, overlays, `--set`; and for every key who set it. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from functions.config.methods import METHODS
+from functions.errors import InputError, nearest
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+
+# Two keys that say one thing: the one that was set last counts.
+ALTERNATIVES = {("training", "n_iters"): "epochs", ("training", "epochs"): "n_iters"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-4` as text; here it is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def parse_yaml(text: str, source: str) -> object:
+    """YAML text to plain objects; a broken text is one line that names `source` and the line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{source}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def read_yaml(path: Path) -> object:
+    """`parse_yaml` of a file."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def find_config(name: str) -> Path:
+    """A path as it is, otherwise the file of that name in `configs/` or a folder of it, where names are unique."""
+    if Path(name).is_file():
+        return Path(name)
+    there = {p.name: p for p in sorted(CONFIG_FOLDER.rglob("*.yml"))}
+    if name in there:
+        return there[name]
+    known = list(there)
+    raise InputError(f"--config {name}: no such file, here or in configs/{nearest(name, known)}")
+
+
+class Layers:
+    """Nested settings, and for every leaf the file or flag that set it, and how it is spelled there.
+
+    Keys in a mode's own section (`sa.lmbda`) are kept as `unlearn.lmbda`, so that the last layer wins in either
+    spelling. `mode` None keeps them as they are.
+    """
+
+    def __init__(self, mode: str | None = None) -> None:
+        self.mode = mode
+        self.values: dict = {}
+        self.sources: dict[tuple[str, ...], str] = {}
+        self.spellings: dict[tuple[str, ...], str] = {}
+        self.architecture: dict = {}  # the model that the file's pretraining makes, for modes that start from one
+
+    def merge(self, tree: dict, source: str) -> None:
+        """Later layers win, key by key; a section set to null is dropped."""
+        moved: dict[tuple[str, ...], str] = {}
+        tree = _one_spelling(tree, self.mode, source, (), moved)
+        if isinstance(tree.get("modes"), dict):
+            blocks = tree["modes"].items()
+            tree["modes"] = {name: _one_spelling(b, name, source, ("modes", name), moved) for name, b in blocks}
+        self._merge(tree, source, (), moved)
+
+    def _merge(self, tree: dict, source: str, prefix: tuple[str, ...], moved: dict[tuple[str, ...], str]) -> None:
+        for key, value in tree.items():
+            path = (*prefix, str(key))
+            self.sources[path] = source
+            self.spellings.pop(path, None)
+            if path in moved:
+                self.spellings[path] = moved[path]
+            if value is not None and (other := ALTERNATIVES.get(path[-2:], key)) not in tree:
+                self.node(prefix).pop(other, None)
+            if isinstance(value, dict):
+                if key == "model" and "name" in value:  # another model has other keys
+                    self.node(prefix).pop(key, None)
+                self.node(path)  # an empty section is a section, all defaults
+                self._merge(value, source, path, moved)
+            else:
+                self.put(path, value)
+
+    def put(self, path: tuple[str, ...], value: object) -> None:
+        self.node(path[:-1])[path[-1]] = value
+
+    def node(self, path: tuple[str, ...]) -> dict:
+        """The settings of a section, made where there is none."""
+        node = self.values
+        for key in path:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        return node
+
+    def promote(self) -> None:
+        """Put the block `modes.<mode>` on top of the rest, and drop the blocks of the other modes."""
+        blocks = self.values.pop("modes", None)
+        if blocks is None:
+            return
+        where = self.sources[("modes",)]
+        if not isinstance(blocks, dict) or not all(isinstance(b, dict | None) for b in blocks.values()):
+            raise InputError(f"{where}: modes: wanted a block of settings for each mode")
+        self.architecture = (blocks.get("pretrain") or {}).get("model", {})
+        for name in blocks:
+            if name not in METHODS:
+                raise InputError(f"{self.source(('modes', name))}: modes.{name}: no such mode{nearest(name, METHODS)}")
+        if self.mode not in blocks:
+            raise InputError(f"{where}: modes.{self.mode}: missing; there are blocks for {', '.join(blocks)}")
+        sources, spellings = (_below(d, ("modes", self.mode)) for d in (self.sources, self.spellings))
+        self.merge(blocks[self.mode] or {}, where)
+        self.sources.update(sources)
+        self.spellings.update(spellings)
+
+    def source(self, path: tuple[str, ...]) -> str:
+        """The setter of a key, or of the nearest section above it."""
+        while path and path not in self.sources:
+            path = path[:-1]
+        return self.sources.get(path, self.sources.get((), "config"))
+
+    def named(self, path: tuple[str, ...]) -> str:
+        """Who set a key, and the key as it is spelled there, or as it is published where nobody set it."""
+        key = self.spellings.get(path, ".".join(path))
+        method = METHODS.get(self.mode)
+        if path not in self.sources and method and len(path) == 2 and path[0] == method.section:
+            key = method.spelling(path[1])
+        return f"{self.source(path)}: {key}"
+
+
+def _one_spelling(
+    tree: object, mode: str | None, source: str, prefix: tuple[str, ...], moved: dict[tuple[str, ...], str]
+) -> object:
+    """A layer whose keys of the mode's own section stand in `unlearn`; `moved` learns how they were spelled."""
+    method = METHODS.get(mode)
+    if method is None or method.own is None or not isinstance(tree, dict):
+        return dict(tree) if isinstance(tree, dict) else tree
+    own, shared = tree.get(method.own), tree.get(method.section)
+    if not isinstance(own, dict) or not isinstance(shared, dict | None):
+        return dict(tree)
+    keys = own.keys() & method.own_keys()
+    merged = dict(shared or {})
+    for key in sorted(keys):
+        if key in merged and merged[key] != own[key]:
+            both = f"{method.own}.{key} and {method.section}.{key}"
+            raise InputError(f"{source}: {both}: two spellings of one key, and they differ")
+        merged[key] = own[key]
+        moved[(*prefix, method.section, key)] = f"{method.own}.{key}"
+    unknown = {k: v for k, v in own.items() if k not in keys}
+    return {**tree, method.section: merged, method.own: unknown}
+
+
+def _below(paths: dict[tuple[str, ...], str], prefix: tuple[str, ...]) -> dict[tuple[str, ...], str]:
+    """The entries below `prefix`, without it."""
+    n = len(prefix)
+    return {path[n:]: value for path, value in paths.items() if path[:n] == prefix and len(path) > n}
+
+
+def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] = ()) -> Layers:
+    """The settings of a file on top of those of its `base:` chain (looked up beside it, then in configs/)."""
+    layers = layers or Layers()
+    path = find_config(name)
+    if path.resolve() in seen:
+        raise InputError(f"{path}: base: {name} leads back to itself")
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: wanted keys and values, got {type(tree).__name__}")
+    if base := tree.pop("base", None):
+        if not isinstance(base, str):
+            raise InputError(f"{path}: base: got {base!r}; wanted the name of a file")
+        beside = path.parent / base
+        read_layers(str(beside) if beside.is_file() else base, layers, (*seen, path.resolve()))
+    layers.merge(tree, str(path))
+    layers.sources[()] = str(path)
+    return layers
+
+
+def apply_overlay(layers: Layers, name: str) -> None:
+    """Merge the block of the config's world, for the sections that the config has and the keys that the mode reads."""
+    path = find_config(name)
+    blocks, method = read_yaml(path), METHODS[layers.mode]
+    world = layers.values.get("world")
+    if not isinstance(blocks, dict) or not isinstance(world, str) or world not in blocks:
+        raise InputError(f"{path}: no block for world {world!r}")
+    there = {k for k, v in layers.values.items() if v is not None}
+    there |= {method.own} if "unlearn" in there else set()
+    sections = {k: v for k, v in blocks[world].items() if k in there}
+    if "unlearn" in sections and method.section == "unlearn":
+        sections["unlearn"] = {k: v for k, v in sections["unlearn"].items() if k in method.model_fields}
+    layers.merge(sections, f"{path} ({world})")
+
+
+def apply_setting(layers: Layers, setting: str) -> None:
+    """One `--set section.key=value`."""
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"--set {setting}: wanted section.key=value")
+    layers.merge(nested(key.strip(), parse_yaml(value, f"--set {setting}")), f"--set {setting}")
+
+
+def nested(key: str, value: object) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[return-value]

@@ -1,0 +1,64 @@
+"""What a section of a config is, and what a mode is: a section that knows what else it needs. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.config.worlds import World
+
+Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Refused(Exception):
+    """A value that has no meaning beside others. Who knows which file or flag set the key makes it an InputError."""
+
+    def __init__(self, key: str, why: str):
+        super().__init__(f"{key}: {why}")
+        self.key, self.why = key, why
+
+
+class Section(BaseModel):
+    """Unknown keys and wrong types are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Mode(Section):
+    """The keys that one mode reads, beyond the general sections that it needs.
+
+    `section` is the section of a config where they stand (None: the mode has none), `own` a published section where
+    those that this class itself declares may stand as well: `sa: {lmbda: 10}` is `unlearn: {lmbda: 10}`.
+    """
+
+    section: ClassVar[str | None] = None
+    own: ClassVar[str | None] = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ("model",)  # general sections that it may have
+    flags: ClassVar[dict[str, str]] = {}  # the keys that --alpha and --cond_scale set, which mean one in each mode
+
+    @classmethod
+    def own_keys(cls) -> set[str]:
+        """The keys that this class declares and none of its bases."""
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, Section)]
+        return set(cls.model_fields).difference(*(base.model_fields for base in bases))
+
+    @classmethod
+    def spelling(cls, key: str) -> str:
+        """How a key is published: `sa.lmbda`, `unlearn.mask_path`."""
+        return f"{cls.own if cls.own and key in cls.own_keys() else cls.section}.{key}"
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a step depends on how long the run is going to be."""
+        return False
+
+    def resolved(self, world: World) -> Mode:
+        """The section with what depends on the world filled in."""
+        return self
+
+    def check(self, cfg) -> None:
+        """Raises Refused for what has no meaning beside the rest of the config."""

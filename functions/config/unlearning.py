@@ -1,0 +1,92 @@
+"""What the sections of methods have in common. Torch-free."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import field_validator
+
+from functions.config.section import Mode, Refused, Section, Weight
+from functions.config.worlds import WORLDS
+
+FORGET_LOSSES = ("adaga", "ga", "match", "relabel")
+PUBLISHED_LOSSES = (*FORGET_LOSSES, "rl")  # rl: what the world calls so
+
+
+class Unlearning(Mode):
+    """What every mode that starts from an original and forgets reads. The constants are what it does not let choose."""
+
+    section: ClassVar = "unlearn"
+    needs: ClassVar = ("optim", "training", "forget", "ckpt_folder")
+
+    mask_path: str | None = None
+
+
+class Closed(Unlearning):
+    """One step in closed form: no optimiser, and of training no length."""
+
+    needs: ClassVar = ("training", "forget", "ckpt_folder")
+    mask_mode: ClassVar = "strict"
+    clip_first: ClassVar = False
+    dropout: ClassVar = True
+    bn_mode: ClassVar = "update"
+    optimizer_state: ClassVar = "shared"
+
+
+class Stepped(Unlearning):
+    """Steps of an optimiser."""
+
+    # strict: masked weights end bit-identical, weight decay and momentum included; gradient (published): only their
+    # gradients are masked
+    mask_mode: Literal["strict", "gradient"] = "strict"
+    dropout: bool = True  # keep the model's dropout active while unlearning
+    # update (published): BatchNorm's statistics follow the method's batches; freeze: they stay the original's, also in
+    # the forward pass; recalibrate: update, and at the end they are made anew from the remain set
+    bn_mode: Literal["update", "freeze", "recalibrate"] = "update"
+
+    @field_validator("mask_mode", mode="before")
+    @classmethod
+    def _unset(cls, value):
+        """null, of configs from before each mode had its default."""
+        return cls.model_fields["mask_mode"].default if value is None else value
+
+    def check(self, cfg):
+        super().check(cfg)
+        if self.bn_mode == "recalibrate" and cfg.training.ema:
+            raise Refused("unlearn.bn_mode", "recalibrate is for the weights themselves; training.ema must be false")
+
+
+class Masked(Stepped):
+    """Steps that all go through the mask, with one optimiser."""
+
+    optimizer_state: ClassVar = "shared"
+
+    clip_first: bool = False  # published SalUn: clip the gradient's norm before masking it, not after
+
+
+class Weighted(Section):
+    """The weight of the forget loss: alpha, or alpha (1 + cos(pi k / n_iters)) / 2 at step k."""
+
+    forget_alpha: Weight = 1.0
+    decay_forget_alpha: bool = False
+
+    @property
+    def scheduled(self):
+        return self.decay_forget_alpha
+
+
+class Objective(Weighted):
+    """One of the forget objectives beside the remain loss."""
+
+    loss: Literal[PUBLISHED_LOSSES] = "rl"
+    lambd: Weight = 0.5  # adaga's exponent of the adaptive weights
+    remain_alpha: Weight = 1.0
+
+    def resolved(self, world):
+        return self.model_copy(update={"loss": world.rl}) if self.loss == "rl" else self
+
+    def check(self, cfg):
+        super().check(cfg)
+        world = WORLDS[cfg.world]
+        if self.loss == "match" and not world.conditional:
+            raise Refused("unlearn.loss", f"match needs a label-conditional model; a {cfg.world} has `{world.rl}`")
