@@ -49,7 +49,7 @@ def test_esd_follows_the_original_guided_away_from_the_class():
             denoising(),
             Shift(),
             (torch.zeros(2, 1, 1, 1), torch.tensor([2, 2])),
-            esd=types.SimpleNamespace(eta=eta),
+            unlearn=types.SimpleNamespace(eta=eta),
         )
         stats = r.step(0)
         assert stats["forget"].item() == pytest.approx((1 + eta) ** 2)
@@ -60,7 +60,7 @@ def test_esd_follows_the_original_guided_away_from_the_class():
 
 def test_esds_teacher_stays_the_original_in_eval_mode():
     model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)).train()
-    r = runner(ESD, Classification(2), model, None, esd=types.SimpleNamespace(eta=1.0))
+    r = runner(ESD, Classification(2), model, None, unlearn=types.SimpleNamespace(eta=1.0))
     with torch.no_grad():
         model[1].weight.zero_()
     assert r.original[1].weight.abs().sum() > 0 and not r.original.training
@@ -71,7 +71,7 @@ def erasediff_step(eta, forget, remain, seed=0):
     """(gradient taken, g_f, g_r, stats) of one step, the two gradients computed again from the same draws."""
     model, task = Shift(), denoising()
     torch.manual_seed(seed)
-    r = runner(EraseDiff, task, model, forget, remain, erasediff=types.SimpleNamespace(eta=eta))
+    r = runner(EraseDiff, task, model, forget, remain, unlearn=types.SimpleNamespace(eta=eta))
     stats = r.step(0)
     torch.manual_seed(seed)
     draw_f = task.scrambled(task.draw(*forget))
