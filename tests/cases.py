@@ -11,25 +11,10 @@ import fim
 import generate_fisher_mask
 import sample
 import train
+from functions.config.methods import METHODS
 from functions.storage import checkpoint
 
 # config files per mode, and what makes them small
-CLASSIFIER = (
-    "finetune",
-    "ga",
-    "salun",
-    "sa",
-    "esd",
-    "erasediff",
-    "neggrad",
-    "l1_sparse",
-    "salun_soft",
-    "scrub",
-    "bad_teacher",
-    "boundary_expand",
-    "boundary_shrink",
-    "fisher_forget",
-)
 BASELINES = ("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget")
 WORLDS = {
     "ddpm": {
@@ -47,11 +32,11 @@ WORLDS = {
         "iu": ["digits_baselines.yml", "--set", "iu.k=8"],
     },
     "classifier": {
+        **{mode: ["digits_classifier.yml"] for mode, section in METHODS.items() if section.section == "unlearn"},
         "pretrain": ["digits_classifier.yml", "--set", "model={name: cnn, width: 4}"],
         "fisher": ["digits_classifier.yml", "--set", "fisher.batch_size=300"],
         "sfron": ["digits_classifier.yml", "--set", "unlearn.forget_every=2"],
         "saliency": ["digits_classifier.yml"],
-        **{mode: ["digits_classifier.yml"] for mode in CLASSIFIER},
         "iu": ["digits_classifier.yml", "--set", "iu.k=8"],
     },
 }

@@ -209,8 +209,9 @@ DEFAULTS = {
 
 @pytest.mark.parametrize(
     "mode, world, text",
-    [(mode, "classifier", CLASSIFIER) for mode in UNLEARNING]
-    + [(mode, "ddpm", DDPM) for mode in UNLEARNING if not mode.startswith("boundary")],
+    [(mode, "classifier", CLASSIFIER) for mode in DEFAULTS]
+    + [(mode, "ddpm", DDPM) for mode in DEFAULTS if not mode.startswith("boundary")],
+    ids=lambda value: value.split()[0],
 )
 def test_an_empty_section_is_the_method_itself(load, mode, world, text):
     """No default comes from another method: SalUn's objective is random labels, as each world understands them."""

@@ -54,6 +54,8 @@ VARIANTS = {
     "iu_published": ("iu", "--set", "iu.solver=published"),
     "fisher_forget": ("fisher_forget", "--alpha", "1e-6"),
 }
+NAMED = {mode for mode, *_ in VARIANTS.values()}
+VARIANTS |= {mode: (mode,) for mode in cases.WORLDS["classifier"] if mode in MODES and mode not in {"pretrain", *NAMED}}
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
