@@ -25,7 +25,7 @@ from functions.storage.meta import ENCODER, content, model_meta, run_meta
 from functions.tasks import Classification, Denoising, Task, denoising
 from functions.training.classifier_training import count_right
 from functions.training.distributed import choose_device
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 from models.classifiers import load_imagenet
 
 GRID_ROW = 8  # images per class on the grid of a snapshot
@@ -155,7 +155,7 @@ def _selection(cfg: Config, forget: Tensor) -> dict:
 
 def _validate(images: datasets.ImageSet | datasets.FolderImages, val: Tensor, cfg: Config, model: nn.Module) -> float:
     batches = datasets.ordered(images, val, cfg.training.batch_size, cfg.data.n_workers)
-    with in_mode(model, train=False):
+    with training_mode(model, train=False):
         right, n = count_right(model, batches)
     return right / n
 
