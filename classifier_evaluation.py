@@ -39,31 +39,31 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     import models
     from functions.judging import metrics
-    from functions.judging.classifier import feature_network, judge_protocol, load_judge, require_shape
+    from functions.judging.classifier import classifier_protocol, feature_network, load_classifier, require_shape
     from functions.judging.features import extract
     from functions.judging.metrics_file import metrics_path, write_section
     from functions.sampling.folders import find_samples
     from functions.training.distributed import choose_device
 
-    model, judge = load_judge(args.classifier, models.build)
-    if judge["dataset"] != args.dataset:
-        raise InputError(f"{args.classifier}: trained on {judge['dataset']}, --dataset says {args.dataset}")
-    label, n_classes = args.label_of_forgotten_class, len(judge["classes"])
+    model, record = load_classifier(args.classifier, models.build)
+    if record["dataset"] != args.dataset:
+        raise InputError(f"{args.classifier}: trained on {record['dataset']}, --dataset says {args.dataset}")
+    label, n_classes = args.label_of_forgotten_class, len(record["classes"])
     if not 0 <= label < n_classes:
         raise InputError(f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}")
     samples = find_samples(args.sample_path)
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
 
     device = choose_device(args.device)
-    check = lambda shape: require_shape(judge, shape, args.sample_path)
+    check = lambda shape: require_shape(record, shape, args.sample_path)
     logits = extract(
-        feature_network(model.to(device)), samples, judge["shape"][0], args.batch_size, device, check
+        feature_network(model.to(device)), samples, record["shape"][0], args.batch_size, device, check
     ).logits
     logits = logits.cpu()
     numbers = metrics.forgetting(logits[forgotten], label)
     by_class = metrics.class_accuracy(logits[kept], samples.labels[kept]) if len(kept) else {}
-    report(numbers, by_class, judge)
-    protocol = {"judge": judge_protocol(judge), "n_samples": numbers["n"]}
+    report(numbers, by_class, record)
+    protocol = {"judge": classifier_protocol(record), "n_samples": numbers["n"]}
     section = {"forgotten": numbers, "kept": by_class}
     path = metrics_path(args.sample_path, args.out)
     write_section(path, "classifier_evaluation", section, args.sample_path, protocol, {"class": label})
@@ -83,7 +83,7 @@ def select(labels, label: int, n_classes: int, source: str):
     return (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
 
 
-def report(numbers: dict, by_class: dict, judge: dict) -> None:
+def report(numbers: dict, by_class: dict, record: dict) -> None:
     """The published three lines, then what they leave open."""
     interval = {key: f"[{low:.4f}, {high:.4f}]" for key, (low, high) in numbers["interval"].items()}
     print("Classifier evaluation:")
@@ -94,11 +94,11 @@ def report(numbers: dict, by_class: dict, judge: dict) -> None:
     )
     print(f"UA: {numbers['ua']:.4f}, 95 % {interval['ua']}")
     print(f"95 % intervals: entropy {interval['entropy']}, prob {interval['prob']}")
-    counts = ", ".join(f"{name} {k}" for name, k in zip(judge["classes"], numbers["confusion"], strict=True) if k)
+    counts = ", ".join(f"{name} {k}" for name, k in zip(record["classes"], numbers["confusion"], strict=True) if k)
     print(f"Classified as: {counts}")
     for c, row in by_class.items():
         print(f"Accuracy of class {c}: {row['accuracy']:.4f} ({row['n']} samples)")
-    print(f"Judge: {judge['dataset']} {judge['arch']}, test accuracy {judge['test_accuracy']:.4f}")
+    print(f"Judge: {record['dataset']} {record['arch']}, test accuracy {record['test_accuracy']:.4f}")
 
 
 if __name__ == "__main__":

@@ -73,50 +73,33 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Returns the files written, one for each RUN."""
     args = parse(argv)
     from functions.files import write_atomic
+    from functions.judging.comparison import comparable_runs, distances, explanation, write_classification
 
-    runs = chosen_runs(args)
+    runs = comparable_runs(args.runs, args.original, args.retrain, args.weights, args.on)
     found = judged(runs, args)
     target = found.get(args.retrain)
     for one in found.values():
-        one["numbers"] |= distances(one, target)
-    written = [write(args, runs[path], found[path], target) for path in dict.fromkeys(args.runs)]
-    table = ("model", "run"), COLUMNS, [row(runs[path], one["numbers"]) for path, one in found.items()]
+        one.numbers.update(distances(one, target))
+    written = {path: destination(args.out, runs[path]) for path in dict.fromkeys(args.runs)}
+    for path, out in written.items():
+        write_classification(out, runs[path], found[path], args.on, args.weights, args.retrain)
+    numbers = {path: one.numbers for path, one in found.items()}
+    table = ("model", "run"), COLUMNS, [row(runs[path], of) for path, of in numbers.items()]
     print(tables.markdown(*table))
-    print("\n".join(explanation(args, found, target)))
+    print("\n".join(explanation(numbers, target and target.numbers, args.on)))
     for path, form in ((args.latex, tables.latex), (args.csv, tables.to_csv)):
         if path:
             write_atomic(path, form(*table))
-    print("Saved " + ", ".join(map(str, written)))
-    return written
+    print("Saved " + ", ".join(map(str, written.values())))
+    return list(written.values())
 
 
-def chosen_runs(args: argparse.Namespace) -> dict:
-    """All rows by the folder as named, original and retrained first, each with the forget set it is judged by."""
-    from functions.judging.logits import read_run, require_same_forgetting
-
-    named = [path for path in (args.original, args.retrain, *args.runs) if path]
-    runs = {path: read_run(path, args.weights) for path in dict.fromkeys(named)}
-    reference = runs.get(args.retrain)
-    if reference and reference.meta["mode"] != "retrain":
-        raise InputError(
-            f"{args.retrain}: a run of mode {reference.meta['mode']}, wanted a retrained model (--retrain)"
-        )
-    for path, run in runs.items():
-        if reference:
-            runs[path] = require_same_forgetting(run, reference)
-        elif "forget" not in run.indices:
-            raise InputError(f"{path}: forgot nothing; --retrain names the run whose forget set it is judged by")
-        if args.on == "val" and not len(run.indices["val"]):
-            raise InputError(f"{path}: set no validation images aside, --on val has nothing to judge by")
-    return runs
-
-
-def judged(runs: dict, args: argparse.Namespace) -> dict[str, dict]:
-    """By run: its numbers, its logits of the forget set, and the fingerprints of the images it was judged by."""
+def judged(runs: dict, args: argparse.Namespace) -> dict:
+    """What is found of each run; data sets that several share are read once."""
     import datasets
     import models
-    from functions.judging.forgetting import forgetting_numbers
-    from functions.judging.logits import fingerprint, logits_of
+    from functions.judging.comparison import judge
+    from functions.judging.logits import fingerprint
     from functions.training.distributed import choose_device
 
     device, found = choose_device(args.device), {}
@@ -127,76 +110,18 @@ def judged(runs: dict, args: argparse.Namespace) -> dict[str, dict]:
         return images, fingerprint(images)
 
     for path, run in runs.items():
-        data, logits, labels, prints = run.meta["config"]["data"], {}, {}, {}
-        for part in ("train", "test") if args.on == "test" else ("train",):
-            where = args.data_path or data["path"]
-            images, prints[part] = load(data["dataset"], where, part, data["image_size"])
-            logits[part] = logits_of(run, images, prints[part], models.build, datasets.ordered, args.batch_size, device)
-            labels[part] = images.labels.cpu()
-        held_out = [of["test"] if args.on == "test" else of["train"][run.indices["val"]] for of in (logits, labels)]
-        numbers = forgetting_numbers(logits["train"], labels["train"], run.indices, *held_out, run.forgotten_class)
-        found[path] = {
-            "numbers": numbers | {"RTE": run.minutes},
-            "forget": logits["train"][run.indices["forget"]],
-            "images": prints,
-        }
+        data, names = run.meta["config"]["data"], ("train", "test") if args.on == "test" else ("train",)
+        place = args.data_path or data["path"]
+        parts = {part: load(data["dataset"], place, part, data["image_size"]) for part in names}
+        found[path] = judge(run, parts, models.build, datasets.ordered, args.batch_size, device)
     return found
 
 
-def distances(found: dict, target: dict | None) -> dict:
-    """KL, JS and average gap to the retrained model, and its own numbers; None without one."""
-    from functions.judging.forgetting import GAPS, average_gap, divergences
-
-    if target is None:
-        return dict.fromkeys(("D_KL", "JS", "average_gap", "retrained"))
-    if found["images"] != target["images"]:
-        raise InputError("--retrain: was judged by other images than the runs; --data_path names one place for all")
-    numbers, goal = found["numbers"], target["numbers"]
-    same = {key: goal[key] for key in (*GAPS, "SVC_MIA_forget_efficacy", "entropy_lr_mia")}
-    gap = average_gap(numbers, goal)
-    return {**divergences(target["forget"], found["forget"]), "average_gap": gap, "retrained": same}
-
-
-def write(args: argparse.Namespace, run, found: dict, target: dict | None) -> Path:
-    """Replace section "classification" of the run's metrics.json, or of what --out says; the others stay."""
-    import sklearn
-
-    from functions.files import read_json, version, write_json
-    from functions.judging import membership
-    from functions.judging.contract import contract
-
-    out = Path(args.out) if args.out else run.path / "metrics.json"
-    if args.out and out.suffix != ".json":
-        out = out / f"{run.meta['mode']}_{run.sha256[:8]}.json"
-    sections = read_json(out) if out.is_file() else {}
-    if not isinstance(sections, dict):
-        raise InputError(f"{out}: not an object of sections; move it away or name another file (--out)")
-    data, n = run.meta["data"], found["numbers"]["n"]
-    attacks = {"SVC_MIA_forget_efficacy": membership.SVC_MIA, "entropy_lr_mia": membership.ENTROPY_LR}
-    protocol = {
-        "dataset": data["dataset"],
-        "shape": data["shape"],
-        "on": args.on,
-        "weights": args.weights,
-        "attacks": attacks,
-    }
-    record = {
-        "run": str(run.path),
-        "weights": run.kind,
-        "sha256": run.sha256,
-        "retrain": args.retrain,
-        "forget": run.meta["forget"],
-        "images": found["images"],
-        "n": n,
-        "scikit-learn": sklearn.__version__,
-        "version": version(),
-    }
-    sections["classification" if args.on == "test" else "classification_val"] = {
-        **found["numbers"],
-        "contract": contract(protocol, record),
-    }
-    write_json(out, sections)
-    return out
+def destination(out: str | None, run) -> Path:
+    """metrics.json of the run, or what --out says."""
+    if not out:
+        return run.path / "metrics.json"
+    return Path(out) if out.endswith(".json") else Path(out, f"{run.meta['mode']}_{run.sha256[:8]}.json")
 
 
 def row(run, numbers: dict) -> tables.Row:
@@ -204,41 +129,6 @@ def row(run, numbers: dict) -> tables.Row:
     shown = {**numbers, "entropy_lr": 100 * numbers["entropy_lr_mia"]}
     values = {c.key: [] if shown[c.key] is None else [shown[c.key]] for c in COLUMNS}
     return tables.Row((run.meta["mode"], str(run.path)), values)
-
-
-def explanation(args: argparse.Namespace, found: dict[str, dict], target: dict | None) -> list[str]:
-    """What the attacks' numbers mean, and all of them with the retrained model's beside them."""
-    lines = ["Judged on the VALIDATION part in place of the test part."] if args.on == "val" else []
-    svc = {path: one["numbers"]["SVC_MIA_forget_efficacy"] for path, one in found.items()}
-    entropy = {path: {"entropy-LR": one["numbers"]["entropy_lr_mia"]} for path, one in found.items()}
-    goal = target and target["numbers"]
-    lines += attack(
-        "SVC-MIA: share of forgotten images called non-member",
-        svc,
-        goal and goal["SVC_MIA_forget_efficacy"],
-        "confidence",
-        wrong_target=1,
-    )
-    lines += attack(
-        "Entropy-LR MIA, the opposite direction: share of forgotten images called member",
-        entropy,
-        goal and {"entropy-LR": goal["entropy_lr_mia"]},
-        "entropy-LR",
-        wrong_target=0,
-    )
-    return lines
-
-
-def attack(title: str, scores: dict[str, dict], goal: dict | None, key: str, wrong_target: int) -> list[str]:
-    """An attack's direction and target, then each run's scores with the retrained model's beside them."""
-    known = "no --retrain: no target is known"
-    if goal:
-        known = f"the retrained model has {goal[key]:.4f} ({key}), that is the target, not {wrong_target}"
-    lines = [f"{title}; {known}"]
-    for path, of in scores.items():
-        cells = [f"{k} {v:.4f}" + (f" (retrained {goal[k]:.4f})" if goal else "") for k, v in of.items()]
-        lines.append(f"  {path}: {', '.join(cells)}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -55,9 +55,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    import models
     from functions.judging import metrics
     from functions.judging.contract import reference_rule
+    from functions.judging.features import of_both
     from functions.judging.metrics_file import metrics_path, write_section
+    from functions.judging.networks import NETWORKS
     from functions.sampling.folders import find_samples, same_images
     from functions.training.distributed import choose_device
 
@@ -67,8 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     if same_images(samples, reference):
         raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")
     device = choose_device(args.device)
-    network = NETWORKS[args.kind](args, device)
-    found, known, notes = both(samples, reference, network, args, device)
+    network = NETWORKS[args.kind](args.classifier or args.inception_weights, models.build, device)
+    found, known, notes = of_both(network, samples, reference, args.batch_size, device, args.n_workers)
     spatial = None if found.spatial is None else (found.spatial, known.spatial)
     numbers = metrics.compare(found.pool, known.pool, found.logits, spatial)
     numbers["notes"] += notes
@@ -86,62 +89,6 @@ def main(argv: list[str] | None = None) -> None:
     }
     write_section(path, "evaluator", {"features": network.name, **numbers}, args.samples, protocol, record)
     print(f"Saved {path}")
-
-
-def inception(args: argparse.Namespace, device):
-    """torch-fidelity's InceptionV3, its weights checked or fetched."""
-    from functions.judging.features import Network
-    from functions.judging.inception import TORCH_WEIGHTS, torch_network
-    from functions.storage.fetch import locate
-
-    path = locate(TORCH_WEIGHTS, args.inception_weights, "--inception_weights", "--features inception")
-    return Network("inception", TORCH_WEIGHTS.sha256, torch_network(path, device), 3, {})
-
-
-def tensorflow(args: argparse.Namespace, device):
-    """ADM's frozen graph, checked or fetched."""
-    from functions.judging.features import Network
-    from functions.judging.inception import TENSORFLOW_GRAPH, tensorflow_network
-    from functions.storage.fetch import locate
-
-    path = locate(TENSORFLOW_GRAPH, args.inception_weights, "--inception_weights", "--features tensorflow")
-    return Network("tensorflow", TENSORFLOW_GRAPH.sha256, tensorflow_network(path, device), 3, {})
-
-
-def classifier(args: argparse.Namespace, device):
-    """The penultimate features of a classifier made by train_classifier.py."""
-    import models
-    from functions.judging.classifier import feature_network, judge_protocol, load_judge, require_shape
-    from functions.judging.features import Network
-
-    model, judge = load_judge(args.classifier, models.build)
-    check = lambda shape, source: require_shape(judge, shape, source)
-    run = feature_network(model.to(device))
-    return Network("classifier", judge["sha256"], run, judge["shape"][0], judge_protocol(judge), check)
-
-
-NETWORKS = {"inception": inception, "tensorflow": tensorflow, "classifier": classifier}
-
-
-def both(samples, reference, network, args: argparse.Namespace, device):
-    """Features of the samples and of the reference (kept beside it), and notes."""
-    from functions.judging.features import cache_path, extract, load_cached, save_cached
-
-    def features(of):
-        check = network.check and (lambda shape: network.check(shape, of.source))
-        return extract(network.run, of, network.channels, args.batch_size, device, check, args.n_workers)
-
-    found, notes = features(samples), []
-    path = cache_path(reference.source, f"{network.name}-{network.sha256[:8]}")
-    key = f"{network.sha256} {reference.fingerprint()}"
-    known = load_cached(path, key, device)
-    if known is None:
-        known = features(reference)
-        try:
-            save_cached(path, key, known)
-        except OSError as error:  # a read-only place: the next run pays for the pass again, nothing else
-            notes.append(f"the reference's features are not kept: {path}: {error.strerror}")
-    return found, known, notes
 
 
 def report(numbers: dict, tag: str) -> None:

@@ -65,7 +65,7 @@ def plan(labels: list[int], label_to_forget: int, per_class: int | None) -> tupl
 def agreement(args: argparse.Namespace, train, n: int) -> dict:
     """The reference's contract: the rule is protocol, the class left out is record."""
     from functions.files import version
-    from functions.judging.contract import contract
+    from functions.storage.contract import contract
 
     rule = "all" if args.per_class is None else f"first {args.per_class}"
     protocol = {"dataset": args.dataset, "split": "train", "per_class": rule, "shape": list(train.shape)}

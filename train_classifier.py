@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import datasets
     from datasets.images import Stream, ordered
-    from functions.judging.classifier import judge_path, save_judge
+    from functions.judging.classifier import classifier_path, save_classifier
     from functions.training.classifier_training import count_right, fit
     from functions.training.distributed import choose_device
 
@@ -86,8 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     fit(model, stream, n_steps=max(1, args.epochs * len(train) // batch_size), lr=args.lr)
 
     right, n = count_right(model, ordered(test, torch.arange(len(test)), 256, n_workers=2))
-    path = judge_path(args.dataset, args.arch, args.out)
-    save_judge(path, model, record(args, meta, train, right / n, n))
+    path = classifier_path(args.dataset, args.arch, args.out)
+    save_classifier(path, model, record(args, meta, train, right / n, n))
     print(f"Test accuracy: {right / n:.4f} ({n} images)")
     print(f"Saved {path}")
 

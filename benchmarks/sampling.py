@@ -26,7 +26,7 @@ import models
 from functions.config.cli import run_main
 from functions.config.load import load_config
 from functions.config.schema import Sampling
-from functions.judging.classifier import load_judge
+from functions.judging.classifier import load_classifier
 from functions.sampling.samplers import generate, generate_all
 from functions.storage import checkpoint
 from functions.tasks import Denoising, linear_alpha_bar
@@ -118,7 +118,7 @@ def accuracies(run: str, classifier: str, n_per_class: int, device: torch.device
     model = models.build(meta["model"])
     kind = "ema" if checkpoint.FILES["ema"] in meta["files"] else "raw"
     checkpoint.load_into(model, checkpoint.load_weights(run, kind), run)
-    judge, record = load_judge(classifier, models.build)
+    judge, record = load_classifier(classifier, models.build)
     task, model, judge = digits_task().to(device), model.to(device).eval(), judge.to(device)
     wanted = [(c, k) for c in range(N_CLASSES) for k in range(n_per_class)]
     found = {}

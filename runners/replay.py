@@ -11,7 +11,7 @@ from datasets import ImageSet
 from functions.config.schema import Config
 from functions.errors import InputError
 from functions.files import sha256_bytes
-from functions.judging.contract import read_generation
+from functions.sampling.contract import read_generation
 from functions.sampling.folders import find_samples
 from functions.storage.checkpoint import load_meta
 from runners.setup import Materials

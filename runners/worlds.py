@@ -14,7 +14,7 @@ from functions.config.schema import Config, Sampling
 from functions.sampling.samplers import generate
 from functions.tasks import Classification, Denoising, Encoder, Task, denoising
 from functions.training.classifier_training import count_right
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 
 GRID_ROW = 8  # images per condition
 GRID_STEPS, GRID_GUIDANCE = 20, 2.0  # of DPM-Solver++: a look at the run, not a measurement
@@ -78,7 +78,7 @@ def accuracy(cfg: Config, images: datasets.ImageSet | datasets.FolderImages, val
 
 
 def _accuracy(images, val: Tensor, batch_size: int, n_workers: int, model: nn.Module) -> float:
-    with in_mode(model, train=False):
+    with training_mode(model, train=False):
         right, n = count_right(model, datasets.ordered(images, val, batch_size, n_workers))
     return right / n
 

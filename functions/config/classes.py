@@ -28,7 +28,7 @@ def parse_classes(text: str | None, n_classes: int, flag: str = "--classes_to_ge
     return classes
 
 
-def selection(classes: list[int], n_classes: int) -> str:
+def classes_suffix(classes: list[int], n_classes: int) -> str:
     """The part of a name that tells which classes are there, whichever way they were asked for; nothing for all."""
     out = [c for c in range(n_classes) if c not in classes]
     if not out:

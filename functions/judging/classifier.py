@@ -22,12 +22,12 @@ from functions.judging.features import Features
 NEEDED = ("dataset", "arch", "model", "classes", "shape", "preprocessing", "test_accuracy", "n_test", "sha256")
 
 
-def judge_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
+def classifier_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
     """`{dataset}_{arch}.pth`, by default in the working directory, as the published commands expect."""
     return Path(folder) / f"{dataset}_{arch}.pth"
 
 
-def save_judge(path: Path | str, model: nn.Module, record: dict) -> None:
+def save_classifier(path: Path | str, model: nn.Module, record: dict) -> None:
     """Weights, then the JSON with their hash, each atomically: a new .pth never passes with an old JSON."""
     buffer = io.BytesIO()
     torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, buffer)
@@ -49,7 +49,7 @@ def read_record(path: Path | str) -> dict:
     return record
 
 
-def load_judge(path: Path | str, build: Callable[[dict], nn.Module]) -> tuple[nn.Module, dict]:
+def load_classifier(path: Path | str, build: Callable[[dict], nn.Module]) -> tuple[nn.Module, dict]:
     """The classifier, ready (eval, no gradients), and its record. `build` is `models.build`.
 
     Raises InputError where the file is missing, is not what its JSON's sha256 says, or has other weights.
@@ -78,8 +78,8 @@ def feature_network(model: nn.Module) -> Callable[[Tensor], Features]:
     return network
 
 
-def judge_protocol(record: dict) -> dict:
-    """What of a classifier belongs to a contract's protocol: a number by another judge is another number."""
+def classifier_protocol(record: dict) -> dict:
+    """What of a classifier belongs to a contract's protocol: a number by another classifier is another number."""
     return {key: record[key] for key in ("dataset", "arch", "sha256", "test_accuracy", "preprocessing")}
 
 

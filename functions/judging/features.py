@@ -88,3 +88,30 @@ def save_cached(path: Path, key: str, features: Features) -> None:
     """Keep features under `key`, the fingerprint of the images."""
     tensors = {name: t.cpu().contiguous() for name, t in features._asdict().items() if t is not None}
     write_atomic(path, save(tensors, metadata={"key": key}))
+
+
+def of_both(
+    network: Network,
+    samples: SampleSet,
+    reference: SampleSet,
+    batch_size: int,
+    device: torch.device | str,
+    n_workers: int | None = None,
+) -> tuple[Features, Features, list[str]]:
+    """Features of the samples and of the reference, which are kept beside it; and notes for people."""
+
+    def features(of: SampleSet) -> Features:
+        check = network.check and (lambda shape: network.check(shape, of.source))
+        return extract(network.run, of, network.channels, batch_size, device, check, n_workers)
+
+    found, notes = features(samples), []
+    path = cache_path(reference.source, f"{network.name}-{network.sha256[:8]}")
+    key = f"{network.sha256} {reference.fingerprint()}"
+    known = load_cached(path, key, device)
+    if known is None:
+        known = features(reference)
+        try:
+            save_cached(path, key, known)
+        except OSError as error:  # a read-only place: the next run pays for the pass again, nothing else
+            notes.append(f"the reference's features are not kept: {path}: {error.strerror}")
+    return found, known, notes

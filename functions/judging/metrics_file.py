@@ -1,4 +1,4 @@
-"""metrics.json beside samples: one section per script that judged them, each with its contract."""
+"""metrics.json beside samples or in a run: one section per script that judged them, each with its contract."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from functions.errors import InputError
 from functions.files import read_json, version, write_json
-from functions.judging.contract import join, read_generation
+from functions.judging.contract import join
+from functions.sampling.contract import read_generation
 
 
 def metrics_path(samples: Path | str, out: Path | str | None = None) -> Path:
@@ -19,9 +20,13 @@ def metrics_path(samples: Path | str, out: Path | str | None = None) -> Path:
 
 def write_section(path: Path, name: str, numbers: dict, samples: Path | str, protocol: dict, record: dict) -> None:
     """Replace section `name` of the file, keep the others. The contract joins how samples were made and judged."""
+    record = {"samples": str(samples), **record, "version": version()}
+    replace_section(path, name, {**numbers, "contract": join(read_generation(samples), protocol, record)})
+
+
+def replace_section(path: Path, name: str, content: dict) -> None:
+    """Section `name` of the file anew; the others stay. Raises InputError where the file holds no sections."""
     sections = read_json(path) if path.is_file() else {}
     if not isinstance(sections, dict):
         raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
-    record = {"samples": str(samples), **record, "version": version()}
-    sections[name] = {**numbers, "contract": join(read_generation(samples), protocol, record)}
-    write_json(path, sections)
+    write_json(path, {**sections, name: content})

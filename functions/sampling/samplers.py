@@ -21,7 +21,7 @@ from functions.config.schema import Sampling
 from functions.errors import InputError
 from functions.randomness import keyed_generator
 from functions.tasks import Denoising, Draw
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 
 NOISE_STEPS, NOISE_VALUES = 50, 2**18  # one draw of an image's noise covers at most so many steps and numbers
 CPU_ROWS = 128  # rows of one pass on a CPU: more fall out of its caches and cost 5-15 % more each
@@ -159,7 +159,7 @@ def generate(
     """
     keys = [(int(c), int(k)) for c, k in zip(labels, indices, strict=True)]
     draw = functools.partial(_reverse, task, model, shape=shape, cfg=cfg, seed=seed)
-    with torch.inference_mode(), in_mode(model, train=cfg.train_mode):
+    with torch.inference_mode(), training_mode(model, train=cfg.train_mode):
         if next(model.parameters()).device.type == "cpu" and not cfg.train_mode:
             z = _in_groups(draw, keys, CPU_ROWS // (2 if cfg.cond_scale else 1), progress)
         else:

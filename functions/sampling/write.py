@@ -14,6 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from functions.config.schema import Sampling
+from functions.files import write_json
+from functions.sampling.contract import GENERATION
+
+Batches = Iterable[tuple[Sequence[tuple[int, int]], Tensor]]  # pairs (c, k) with their images (N,C,H,W) in [0,1]
 WRITERS = 4  # threads that compress PNGs while the next batch is drawn
 GRID_PIXELS = 32  # an image's smallest side on a picture
 
@@ -26,7 +31,18 @@ def to_uint8(images: Tensor, minmax: bool) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def write_images(folder: Path, batches: Iterable[tuple[Sequence[tuple[int, int]], Tensor]], minmax: bool) -> None:
+def write_samples(out: Path, batches: Batches, made: dict, cfg: Sampling) -> None:
+    """The images with their contract `made`: into the folder `out`, or onto the picture `out` (.png) beside a JSON."""
+    if out.suffix == ".png":
+        pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in batches])
+        save_png(out, grid(pixels, cfg.n_samples_per_class).numpy())
+        write_json(out.with_suffix(".json"), made)
+        return
+    write_json(out / GENERATION, made)
+    write_images(out, batches, cfg.minmax)
+
+
+def write_images(folder: Path, batches: Batches, minmax: bool) -> None:
     """`<folder>/<c>/<k>.png` for pairs (c, k), by threads, while the next batch is drawn.
 
     A write that fails raises its OSError before another batch is written.

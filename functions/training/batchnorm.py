@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -34,7 +34,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
         return
     momenta = [layer.momentum for layer in layers]
     try:
-        with in_mode(model, train=False):
+        with training_mode(model, train=False):
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain average of all batches

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def in_mode(model: nn.Module, train: bool) -> Iterator[None]:
+def training_mode(model: nn.Module, train: bool) -> Iterator[None]:
     """Put the whole model into train or eval mode, and afterwards every module back into the mode it had."""
     before = [(module, module.training) for module in model.modules()]
     model.train(train)

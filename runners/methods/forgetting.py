@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from functions.tasks import Draw, Task
 from functions.training.losses import adaptive_mean
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 
 
 def adaga(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def ga(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, 
 
 def match(task: Task, model: nn.Module, draw: Draw, lambd: float) -> tuple[Tensor, Tensor]:
     """SalUn's: predictions for c follow those for c' = other(c), divergence(detached p(c'), p(c))."""
-    with torch.no_grad(), in_mode(model, train=False):
+    with torch.no_grad(), training_mode(model, train=False):
         target = task.predict(model, draw._replace(c=task.other(draw.c)))
     loss = task.divergence(target, task.predict(model, draw)).mean()
     return loss, loss

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from toys import one_line
 
 from datasets import ImageSet, Stream
 from datasets.split import (
@@ -26,11 +27,6 @@ from functions.randomness import order_generator
 def toy(n: int = 10) -> ImageSet:
     images = torch.zeros(n, 1, 4, 4, dtype=torch.uint8)
     return ImageSet(images, torch.arange(n) % 3, ("a", "b", "c"), "toy", "train")
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])

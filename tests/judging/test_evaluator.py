@@ -19,7 +19,7 @@ from functions.config.cli import run_main
 from functions.errors import InputError
 from functions.files import read_json
 from functions.judging import metrics
-from functions.judging.classifier import feature_network, load_judge
+from functions.judging.classifier import feature_network, load_classifier
 from functions.judging.features import extract
 from functions.sampling import folders as sample_folders
 from functions.sampling.folders import find_samples, same_images
@@ -58,7 +58,7 @@ def test_evaluator_prints_the_lines_in_order_and_saves_them(judge, sets, capsys)
     assert lines[1] == f"FID[classifier]: {numbers['fid']}"
     assert any(line.startswith("Note: sFID does not exist") for line in lines)
 
-    model, _ = load_judge(judge, models.build)
+    model, _ = load_classifier(judge, models.build)
     found, known = (extract(feature_network(model), find_samples(s), 1, 7) for s in "SR")
     expected = metrics.compare(found.pool, known.pool, found.logits)
     for key, value in expected.items():

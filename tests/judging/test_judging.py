@@ -18,9 +18,9 @@ import train_classifier
 from functions.errors import InputError
 from functions.files import read_json, write_json
 from functions.judging import metrics
-from functions.judging.classifier import load_judge, save_judge
-from functions.judging.contract import contract
+from functions.judging.classifier import load_classifier, save_classifier
 from functions.sampling.folders import find_samples
+from functions.storage.contract import contract
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_digits_classifier_is_good_enough_to_judge(capsys):
 
 
 def test_the_record_says_what_the_classifier_is(judge):
-    model, record = load_judge(judge, models.build)
+    model, record = load_classifier(judge, models.build)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     test = datasets.load("digits", split="test")
     x, c = test.gather(torch.arange(len(test)))
@@ -65,7 +65,7 @@ def test_without_imagenet_weights_one_line_names_the_remedy(monkeypatch):
 def test_a_resnet_judges_grey_digits():
     flags = ["--arch", "resnet18", "--no-pretrained", "--resize", "0", "--epochs", "1", "--batch_size", "1400"]
     train_classifier.main(["--dataset", "digits", *flags])
-    model, record = load_judge("digits_resnet18.pth", models.build)
+    model, record = load_classifier("digits_resnet18.pth", models.build)
     assert record["model"]["name"] == "torchvision" and model.conv1.weight.shape[1] == 1
 
 
@@ -89,16 +89,16 @@ def test_a_broken_classifier_is_one_line(judge, case):
     if record is not None:
         write_json("digits_cnn.json", record)
     with pytest.raises(InputError, match=message) as found:
-        load_judge("digits_cnn.pth", models.build)
+        load_classifier("digits_cnn.pth", models.build)
     assert "\n" not in str(found.value)
 
 
 def test_weights_of_another_model_are_refused(judge):
-    model, record = load_judge(judge, models.build)
+    model, record = load_classifier(judge, models.build)
     wider = {**record, "model": {"name": "cnn", "kwargs": {**record["model"]["kwargs"], "width": 5}}}
-    save_judge("digits_cnn.pth", model, wider)
+    save_classifier("digits_cnn.pth", model, wider)
     with pytest.raises(InputError, match=r"digits_cnn\.pth: not the weights of "):
-        load_judge("digits_cnn.pth", models.build)
+        load_classifier("digits_cnn.pth", models.build)
 
 
 # ---- folders of samples ----
@@ -221,7 +221,7 @@ def test_classifier_evaluation_prints_the_published_lines_and_saves_the_numbers(
     assert lines[0] == "Classifier evaluation:"
     assert lines[1] == f"Average entropy: {numbers['entropy']}"
     assert lines[2] == f"Average prob of forgotten class: {numbers['prob']}"
-    model, _ = load_judge(judge, models.build)
+    model, _ = load_classifier(judge, models.build)
     logits = model(torch.from_numpy(digits(0, 20))[:, None].float() / 255)
     expected = metrics.forgetting(logits, 0)
     assert numbers["confusion"] == expected["confusion"] and numbers["n"] == 20

@@ -11,7 +11,9 @@ from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 from functions.errors import InputError
 from functions.files import write_json
 from functions.judging import metrics
-from functions.judging.contract import contract, join, protocol_hash, read_generation
+from functions.judging.contract import join
+from functions.sampling.contract import read_generation
+from functions.storage.contract import contract, protocol_hash
 
 
 def gaussian(n, d, seed=0, shift=0.0):

@@ -12,7 +12,7 @@ from functions.errors import InputError
 from functions.storage.artifacts import load_mask
 from functions.tasks import Classification, Denoising, Draw
 from functions.training.losses import adaptive_mean
-from functions.training.modes import in_mode
+from functions.training.modes import training_mode
 from runners import MODES
 from runners.methods.forgetting import FORGET_LOSSES
 
@@ -243,10 +243,10 @@ def test_relabel_draws_a_new_label_each_time():
 
 def test_targets_are_predicted_in_eval_mode_and_the_mode_is_restored():
     model = torch.nn.Dropout(0.5).train()
-    with in_mode(model, train=False):
+    with training_mode(model, train=False):
         assert not model.training
     assert model.training
-    with in_mode(model.eval(), train=False):
+    with training_mode(model.eval(), train=False):
         pass
     assert not model.training
 

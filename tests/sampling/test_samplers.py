@@ -277,7 +277,7 @@ def test_every_module_gets_its_mode_back():
     before = [m.training for m in unet.modules()]
     samplers.generate(make_task(), unet, [0], [0], SHAPE, SAMPLERS["solver"], seed=0)
     assert [m.training for m in unet.modules()] == before
-    with pytest.raises(RuntimeError), samplers.in_mode(unet, train=False):
+    with pytest.raises(RuntimeError), samplers.training_mode(unet, train=False):
         assert not any(m.training for m in unet.modules())
         raise RuntimeError
     assert [m.training for m in unet.modules()] == before

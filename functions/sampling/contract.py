@@ -1,0 +1,85 @@
+"""The contract of drawn images: which checkpoint may draw them, and samples.json, which says how they were made.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from functions.config.schema import Config
+from functions.errors import InputError
+from functions.files import version
+from functions.storage.contract import contract, read_contract
+
+GENERATION = "samples.json"  # written by sample.py beside its images
+
+
+def check_checkpoint(cfg: Config, meta: dict) -> None:
+    """The checkpoint decides what is drawn; a config made for something else is refused."""
+    found = {"world": meta["world"], "data.dataset": meta["data"]["dataset"], "diffusion": meta["diffusion"]}
+    diffusion = cfg.diffusion and cfg.diffusion.model_dump()
+    asked = {"world": cfg.world, "data.dataset": cfg.data.dataset, "diffusion": diffusion}
+    if meta["world"] != "ddpm":
+        raise InputError(f"{cfg.ckpt_folder}: a checkpoint of world {meta['world']}; only ddpm models draw")
+    for key, value in found.items():
+        if asked[key] != value:
+            raise InputError(f"{cfg.ckpt_folder}: {key}: the checkpoint has {value}, the config {asked[key]}")
+
+
+def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, classes: list[int]) -> dict:
+    """How these images are made: by the `kind` weights (ema or raw) whose hash is `checkpoint`.
+
+    Settings that their sampler does not read are null, so that they part nothing.
+    """
+    s = cfg.sampling
+    general = s.sample_type == "generalized"
+    protocol = {
+        "sampler": s.sample_type,
+        "steps": s.timesteps,
+        "eta": s.eta if general else None,
+        "skip_type": s.skip_type if general else None,
+        "guidance": s.cond_scale,
+        "weights": s.weights,
+        "n_per_class": s.n_samples_per_class,
+        "range": "minmax" if s.minmax else "clamp",
+        "train_mode": s.train_mode,
+    }
+    record = {
+        "seed": cfg.seeds.seed,
+        "weights": kind,
+        "checkpoint": checkpoint,
+        "step": meta["step"],
+        "dataset": meta["data"]["dataset"],
+        "classes": classes,
+        "version": version(),
+    }
+    return contract(protocol, record)
+
+
+def read_generation(samples: Path | str) -> dict | None:
+    """The contract in samples.json of the folder, or of the folder above (a class folder was named); None if neither.
+
+    Raises InputError where it is broken or its hash is not its protocol's.
+    """
+    folder = Path(samples).resolve()
+    beside = [path for path in (folder / GENERATION, folder.parent / GENERATION) if path.is_file()]
+    return read_contract(beside[0], "sample again") if beside else None
+
+
+def check_folder(folder: Path, wanted: dict) -> list[int]:
+    """All classes that the folder will hold. Raises InputError where its images were made another way."""
+    if not (folder / GENERATION).is_file():
+        if next(folder.rglob("*.png"), None):
+            raise InputError(f"{folder}: holds images but no {GENERATION}: move it away")
+        return wanted["record"]["classes"]
+    found = read_generation(folder)
+    for part, keys in (("protocol", wanted["protocol"]), ("record", ("seed", "weights", "checkpoint"))):
+        for key in keys:
+            old, new = found[part].get(key), wanted[part][key]
+            if old != new:
+                raise InputError(
+                    f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}: "
+                    "move the folder away, or ask for the same"
+                )
+    return sorted({*found["record"]["classes"], *wanted["record"]["classes"]})
