@@ -15,7 +15,7 @@ from functions.tasks import Denoising, linear_alpha_bar
 from models.encoders import Pixels
 from models.unet import UNet
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "digits_pretrain.yml"
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ddpm" / "digits_pretrain.yml"
 SHAPE, N_CLASSES = (1, 8, 8), 10
 
 
@@ -65,6 +65,19 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+
+def peak_host_bytes(run: Callable[[], object]) -> int:
+    """By how much this process's resident memory grows at its peak during the run, whoever allocates it. Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far becomes what is resident now
+    before = _resident_bytes("VmRSS")
+    run()
+    return _resident_bytes("VmHWM") - before
+
+
+def _resident_bytes(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])
 
 
 def report(benchmark: str, ratios: dict[str, float], device: torch.device, **more: object) -> None:
