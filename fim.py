@@ -40,16 +40,17 @@ def main(argv: list[str] | None = None):
     if args.dry_run:
         print(config.dump_config(cfg))
 
-    from runners.passes.fim import (
-        SweepFisher,  # torch and its friends: only now, so that --help comes at once
-    )
+    # torch and its friends: only now, so that --help comes at once
+    from functions.training.distributed import processes
+    from runners.passes.fim import SweepFisher
     from runners.setup import prepare
 
-    runner = SweepFisher(cfg, prepare(cfg, SweepFisher.mode, SweepFisher.fresh))
-    if args.dry_run:
-        print(runner.plan())
-        return None
-    return runner.run()
+    with processes():
+        runner = SweepFisher(cfg, prepare(cfg, SweepFisher.mode, SweepFisher.fresh))
+        if args.dry_run:
+            print(runner.plan())
+            return None
+        return runner.run()
 
 
 if __name__ == "__main__":

@@ -79,20 +79,28 @@ def main(argv: list[str] | None = None) -> Path | None:
     if args.dry_run:
         print(config.dump_config(cfg))
 
-    # torch: only now, so that --help comes at once
+    from functions.training.distributed import processes  # torch: only now, so that --help comes at once
+
+    with processes():
+        return sample(args, cfg)
+
+
+def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
+    """What `main` does once the config is known; of several processes each draws its share of the images."""
     from functions.sampling import contract, samplers
     from functions.sampling.write import write_samples
-    from functions.storage import checkpoint
+    from functions.storage.checkpoint import Snapshot
+    from functions.training import distributed
 
-    meta = checkpoint.load_meta(cfg.ckpt_folder)
+    snapshot = Snapshot.open(cfg.ckpt_folder)
+    meta, kind = snapshot.meta, snapshot.kind(cfg.sampling.weights)
     contract.check_checkpoint(cfg, meta)
     samplers.check(cfg.sampling, meta["diffusion"]["timesteps"])
     n_classes = meta["data"]["n_classes"]
     classes = parse_classes(args.classes_to_generate, n_classes)
     name = NAMES[args.mode](classes_suffix(classes, n_classes), cfg.sampling.cond_scale)
     out = Path(args.out) if args.out else Path(cfg.ckpt_folder) / name
-    kind = checkpoint.choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
-    made = contract.generation_contract(cfg, meta, kind, checkpoint.weights_hash(cfg.ckpt_folder, kind), classes)
+    made = contract.generation_contract(cfg, meta, kind, snapshot.hash(kind), classes)
     wanted = [(c, k) for c in classes for k in range(cfg.sampling.n_samples_per_class)]
     if args.mode != "visualization":
         made["record"]["classes"] = contract.check_folder(out, made)
@@ -101,10 +109,15 @@ def main(argv: list[str] | None = None) -> Path | None:
         print(plan(cfg, meta, kind, out, len(wanted)))
         return None
     print(f"{out}: {len(wanted)} images to draw of class {', '.join(map(str, classes))}", flush=True)
+    # all have looked before one writes
+    distributed.agree({"checkpoint": snapshot.hash(kind), "number of images to draw": len(wanted)})
+    wanted = distributed.share(wanted) if out.suffix != ".png" else wanted * (distributed.rank() == 0)
     if wanted:
-        task, model = load(cfg, meta)
-        batches = samplers.generate_all(task, model, wanted, meta["data"]["shape"], cfg.sampling, cfg.seeds.seed)
+        task, model = load(cfg, snapshot, kind)
+        shape = task.encoder.shape(meta["data"]["shape"])
+        batches = samplers.generate_all(task, model, wanted, shape, cfg.sampling, cfg.seeds.seed)
         write_samples(out, batches, made, cfg.sampling)
+    distributed.agree({"command": "sample"})  # nobody leaves before all have written
     return out
 
 
@@ -120,7 +133,7 @@ def plan(cfg: Config, meta: dict, kind: str, out: Path, n_images: int) -> str:
     return "\n".join(lines)
 
 
-def load(cfg: Config, meta: dict):
+def load(cfg: Config, snapshot, kind: str):
     """Task and model of the checkpoint, on the device, in eval mode, no gradients; seeded for dropout that stays on."""
     import torch
 
@@ -129,9 +142,9 @@ def load(cfg: Config, meta: dict):
     from functions.tasks import denoising
     from functions.training.distributed import choose_device
 
-    device, kind = choose_device(cfg.device), checkpoint.choose_kind(cfg.ckpt_folder, cfg.sampling.weights)
+    device, meta = choose_device(cfg.device), snapshot.meta
     model = models.build(meta["model"])
-    checkpoint.load_into(model, checkpoint.load_weights(cfg.ckpt_folder, kind), cfg.ckpt_folder)
+    checkpoint.load_into(model, snapshot.weights(kind), cfg.ckpt_folder)
     encoder = models.ENCODERS[meta["encoder"]["name"]](**meta["encoder"]["kwargs"])
     task = denoising(meta["diffusion"], encoder, meta["data"]["n_classes"])
     # dropout draws from torch's own generator: batches matter, runs don't

@@ -25,6 +25,7 @@ from functions.training.modes import training_mode
 
 NOISE_STEPS, NOISE_VALUES = 50, 2**18  # one draw of an image's noise covers at most so many steps and numbers
 CPU_ROWS = 128  # rows of one pass on a CPU: more fall out of its caches and cost 5-15 % more each
+DECODED = 32  # images decoded at once: a decoder of latents needs far more memory than what it decodes
 CPU_WORKERS = 4  # groups drawn at once on a CPU, which share torch's threads; Python itself is busy with more
 
 
@@ -152,7 +153,9 @@ def generate(
     seed: int,
     progress: Callable[[float], object] | None = None,
 ) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] on the model's device: image number indices[i] of class labels[i].
+    """Images (N, C, H, W) in [0, 1] on the model's device: image number indices[i] of condition labels[i].
+
+    `shape` is that of what the model draws, `task.encoder.shape` of the images' own.
 
     `progress` is told after each step how many images' worth of work it was. On a CPU a batch goes through in groups,
     some at once; images are independent, so nothing else changes. The model's mode is restored.
@@ -164,7 +167,7 @@ def generate(
             z = _in_groups(draw, keys, CPU_ROWS // (2 if cfg.cond_scale else 1), progress)
         else:
             z = draw(keys, progress=progress)
-        images = task.encoder.decode(z)
+        images = torch.cat([task.encoder.decode(part) for part in z.split(DECODED)])
     return images.clone()  # an ordinary tensor again, that callers may change
 
 

@@ -114,6 +114,22 @@ def mean_of(stats: dict[str, Tensor | float]) -> dict[str, float]:
     return {name: float(found.get(name, value)) for name, value in stats.items()}
 
 
+def share(items: Sequence[T]) -> list[T]:
+    """This process's items: every `size`-th, so that long and short ones mix."""
+    return list(items[rank() :: size()])
+
+
+def part() -> Rows:
+    """For passes over a set: which of how many parts is this process's."""
+    return Rows(rank(), size())
+
+
+def sum_counted(sums: Sequence[Tensor], n: int) -> int:
+    """The sums over all processes, in place, and how many terms they have; here they had n."""
+    sum_(sums)
+    return sum(gather(n))
+
+
 def gather(value: T) -> list[T]:
     """The value of every process, in their order."""
     if size() == 1:
