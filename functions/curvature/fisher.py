@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from functions.curvature.gradients import Params, at_least_float32, clip_scale, evaluating, gradients_of
+from functions.curvature.gradients import Params, clip_scale, evaluating, gradients_of, scaled, zeros
 from functions.curvature.layer_gradients import Call, refusal, rules_of, sum_of_squares
 from functions.errors import InputError
 from functions.tasks import Draw
@@ -42,7 +42,7 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
     """
     with evaluating(model) as params:
         layers, copied, free = _cover(model, params)
-        total = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}
+        total = zeros(params)
         for p in free.values():
             p.requires_grad_(False)
         n = 0
@@ -59,12 +59,11 @@ def batch(model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float |
     With `clip`, the gradient of each batch is scaled down to that norm before it is squared.
     """
     with evaluating(model) as params:
-        total, k = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        total, k = zeros(params), 0
         for draw in draws:
             gradients = gradients_of(losses(model, draw).mean(), params)
-            scale = 1.0 if clip is None else clip_scale(gradients, clip)
-            for name, g in gradients.items():
-                total[name] += (g.to(total[name].dtype) * scale).square()
+            terms = scaled(gradients, total, None if clip is None else clip_scale(gradients, clip))
+            torch._foreach_add_(list(total.values()), torch._foreach_mul(terms, terms))
             k += 1
         return _mean(total, k)
 
@@ -72,7 +71,7 @@ def batch(model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float |
 def reference(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[str, Tensor]:
     """What `per_example` computes, by one forward and backward pass per example: for tests and benchmarks."""
     with evaluating(model) as params:
-        total, n = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        total, n = zeros(params), 0
         for draw in draws:
             for i in range(len(draw.x)):
                 one = Draw(*(v if v is None else v[i : i + 1] for v in draw))

@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from functions.config.schema import Config
+from functions.curvature.gradients import check_diagonal
 from functions.curvature.sweep import sweep
 from functions.files import version
 from functions.randomness import keyed_generator
-from functions.storage.artifacts import check_diagonal, load_tensors, save_tensors
+from functions.storage.artifacts import load_tensors, save_tensors
 from functions.storage.cost import Cost
 from functions.storage.pickles import save_tensor_dict
 from functions.storage.published import wrapped_names

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from functions.config.schema import Config
+from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import gradient_score, top_share_masks
 from functions.errors import InputError
 from functions.files import version
-from functions.storage.artifacts import check_diagonal, export_mask_pt, load_tensors, save_mask, save_tensors
+from functions.storage.artifacts import export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
 from runners.base import provenance
 from runners.draws import fixed_draws
