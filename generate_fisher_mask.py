@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
 def load_fishers(folder: Path) -> tuple[dict, dict, dict, dict]:
     """F_f, F_r and the provenance of each. Raises InputError where they are not there, or do not belong together."""
-    from functions.storage.artifacts import check_diagonal, check_shapes, load_tensors
+    from functions.curvature.gradients import check_diagonal
+    from functions.storage.artifacts import check_shapes, load_tensors
 
     if not folder.is_dir():
         raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")

@@ -11,7 +11,9 @@ from tqdm import tqdm
 from datasets import ordered
 from functions.config.schema import Config
 from functions.randomness import keyed_generator
+from functions.storage.cost import Cost
 from functions.tasks import Draw, Rows
+from functions.training import distributed
 from runners.setup import Materials
 
 EVERYTHING = Rows()
@@ -41,3 +43,10 @@ def fixed_draws(
                 generator = keyed_generator(cfg.seeds.of("order"), *key, d, b, device=materials.device)
                 yield materials.task.draw(x, c, generator=generator)
                 bar.update()
+
+
+def spent(cost: Cost) -> dict[str, float]:
+    """The record of a pass whose items the processes shared: seconds of this one, images of all."""
+    images = distributed.gather((cost.forward, cost.backward))
+    forward, backward = (sum(counts) for counts in zip(*images))
+    return {**cost.record(), "forward": forward, "backward": backward}

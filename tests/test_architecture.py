@@ -16,7 +16,7 @@ ROOMS = {
     "randomness": "",
     "tasks": "",
     "config": "errors",
-    "training": "errors config",
+    "training": "errors tasks config",
     "curvature": "errors tasks",
     "storage": "errors files config",
     "sampling": "errors files randomness tasks config training storage",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from functions.curvature.gradients import Params, at_least_float32, clip_scale, evaluating, gradients_of
+from functions.curvature.gradients import Params, Reduce, alone, clip_scale, evaluating, gradients_of, scaled, zeros
 from functions.curvature.layer_gradients import Call, refusal, rules_of, sum_of_squares
 from functions.errors import InputError
 from functions.tasks import Draw
@@ -29,7 +29,7 @@ Layers = dict[nn.Module, list[tuple[str, str]]]  # the layer's name of each para
 FREE_CHUNK = 16  # examples at once where a parameter without a layer goes through vmap
 
 
-def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[str, Tensor]:
+def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw], reduce: Reduce = alone) -> dict[str, Tensor]:
     """F_i = 1/N sum_n (d l_n / d theta_i)^2, exact, in one pass over the batches of `draws`.
 
     Forward hooks keep each layer's input, hooks on its output get the gradient; together they give that layer's
@@ -42,7 +42,7 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
     """
     with evaluating(model) as params:
         layers, copied, free = _cover(model, params)
-        total = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}
+        total = zeros(params)
         for p in free.values():
             p.requires_grad_(False)
         n = 0
@@ -50,29 +50,30 @@ def per_example(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict
             n += _add_layers(model, losses, draw, layers, copied, total)
             if free:
                 _add_free(model, losses, draw, free, total)
-        return _mean(total, n)
+        return _mean(total, n, reduce)
 
 
-def batch(model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None) -> dict[str, Tensor]:
+def batch(
+    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None, reduce: Reduce = alone
+) -> dict[str, Tensor]:
     """F_i = 1/K sum_k (d mean_{n in batch k} l_n / d theta_i)^2 over the K batches, as published by SFR-on.
 
     With `clip`, the gradient of each batch is scaled down to that norm before it is squared.
     """
     with evaluating(model) as params:
-        total, k = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        total, k = zeros(params), 0
         for draw in draws:
             gradients = gradients_of(losses(model, draw).mean(), params)
-            scale = 1.0 if clip is None else clip_scale(gradients, clip)
-            for name, g in gradients.items():
-                total[name] += (g.to(total[name].dtype) * scale).square()
+            terms = scaled(gradients, total, None if clip is None else clip_scale(gradients, clip))
+            torch._foreach_add_(list(total.values()), torch._foreach_mul(terms, terms))
             k += 1
-        return _mean(total, k)
+        return _mean(total, k, reduce)
 
 
 def reference(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[str, Tensor]:
     """What `per_example` computes, by one forward and backward pass per example: for tests and benchmarks."""
     with evaluating(model) as params:
-        total, n = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        total, n = zeros(params), 0
         for draw in draws:
             for i in range(len(draw.x)):
                 one = Draw(*(v if v is None else v[i : i + 1] for v in draw))
@@ -85,7 +86,8 @@ def reference(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> dict[s
 ESTIMATORS = {"per_example": per_example, "batch": batch}
 
 
-def _mean(total: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+def _mean(total: dict[str, Tensor], n: int, reduce: Reduce = alone) -> dict[str, Tensor]:
+    n = reduce(list(total.values()), n)
     if n == 0:
         raise InputError("Fisher: no examples to average over")
     return {name: t / n for name, t in total.items()}

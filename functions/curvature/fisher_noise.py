@@ -7,9 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from functions.curvature.gradients import at_least_float32
+from functions.curvature.gradients import at_least_float32, check_diagonal
 from functions.errors import InputError
-from functions.storage.artifacts import check_diagonal
 
 
 def noise(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -23,7 +23,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from functions.curvature.gradients import Params, at_least_float32, evaluating, gradients_of
+from functions.curvature.gradients import add_, evaluating, gradients_of, scaled, zeros
 from functions.errors import InputError
 from functions.tasks import Draw
 
@@ -35,19 +35,22 @@ CHUNK = 32  # examples in one pass: ResNet-18 on 32x32 images then peaks below h
 def mean_gradient(model: nn.Module, losses: Losses, draws: Iterable[Draw]) -> Vector:
     """(1/N) sum_n grad l_n over all N examples of `draws`, whatever their batches. InputError without examples."""
     with evaluating(model) as params:
-        total, n = _zeros(params), 0
+        total, n = zeros(params), 0
         for draw in draws:
             values = losses(model, draw)
-            _add(total, gradients_of(values.sum(), params))
+            add_(total, gradients_of(values.sum(), params))
             n += len(values)
     if n == 0:
         raise InputError("influence: no examples to average over")
-    return {name: t / n for name, t in total.items()}
+    torch._foreach_div_(list(total.values()), n)
+    return total
 
 
 def direction(v_f_mean: Vector, v_r_mean: Vector, n_f: int, n_r: int) -> Vector:
     """v = (1/N) sum_{D_f} grad l - n_f / (N n_r) sum_{D_r} grad l = n_f / N (mean_f - mean_r), N = n_f + n_r."""
-    return {name: n_f / (n_f + n_r) * (v_f - v_r_mean[name]) for name, v_f in v_f_mean.items()}
+    difference = torch._foreach_sub(list(v_f_mean.values()), [v_r_mean[name] for name in v_f_mean])
+    torch._foreach_mul_(difference, n_f / (n_f + n_r))
+    return dict(zip(v_f_mean, difference))
 
 
 def inverse_fisher_product(
@@ -80,7 +83,8 @@ def inverse_fisher_product(
         )
 
     u = backward_product(model, losses, draws, _solve(gram, b, tol, max_iter), chunk)
-    return {name: v[name] - u.pop(name) for name in list(u)}
+    torch._foreach_neg_(list(u.values()))
+    return add_(u, v)
 
 
 def forward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], v: Vector, chunk: int = CHUNK) -> Tensor:
@@ -107,13 +111,13 @@ def forward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], v: 
 def backward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], q: Tensor, chunk: int = CHUNK) -> Vector:
     """G^T q = sum_i q_i grad l_i for q (K,): one backward pass of weighted losses."""
     with evaluating(model) as params:
-        total, n = _zeros(params), 0
+        total, n = zeros(params), 0
         for part in _parts(draws, chunk):
             values, weights = losses(model, part), q[n : n + len(part.x)]
             n += len(values)
             if n > len(q):
                 break
-            _add(total, gradients_of((values * weights).sum(), params))
+            add_(total, gradients_of((values * weights).sum(), params))
     if n != len(q):
         raise InputError(f"influence: the draws held {len(q)} examples at first and then another number of them")
     return total
@@ -128,19 +132,19 @@ def published_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], v
     gradients are (WoodFisher's o_i would be a new direction each time). t can be negative, and n + t near 0. It reads
     n + 2 examples, as published, or all where there are fewer. Raises InputError for NaN and infinity.
     """
-    k, o = {name: t.clone() for name, t in v.items()}, None
+    k, o = {name: t.clone() for name, t in v.items()}, []
+    found = list(k.values())
     with evaluating(model) as params:
         for one in islice(_parts(draws, 1), n + 2):
-            g = gradients_of(losses(model, one).sum(), params)
-            if o is None:
-                o = {name: t.to(at_least_float32(t)) for name, t in g.items()}
+            g = scaled(gradients_of(losses(model, one).sum(), params), k, None)
+            if not o:
+                o = [t.clone() for t in g]
                 continue
             t = _dot(o, g)
-            s = _dot(k, g) / (n + t)
-            for name in k:
-                k[name] -= s * o[name]
-                o[name] *= n / (n + t)
-    if not all(bool(t.isfinite().all()) for t in k.values()):
+            s = _dot(found, g) / (n + t)
+            torch._foreach_sub_(found, torch._foreach_mul(o, s))
+            torch._foreach_mul_(o, n / (n + t))
+    if not all(bool(t.isfinite().all()) for t in found):
         raise InputError("influence: NaN or infinity in the published recursion")
     return k
 
@@ -214,15 +218,5 @@ def _parts(draws: Iterable[Draw], chunk: int) -> Iterator[Draw]:
             yield Draw(*(f if f is None else f[start : start + chunk] for f in draw))
 
 
-def _zeros(params: Params) -> Vector:
-    return {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}
-
-
-def _add(total: Vector, gradients: Vector) -> None:
-    """total += gradients, each of which is freed as soon as it is added."""
-    for name in list(gradients):
-        total[name] += gradients.pop(name)
-
-
-def _dot(a: Vector, b: Vector) -> Tensor:
-    return sum((a[name] * b[name]).sum() for name in a)
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([product.sum() for product in torch._foreach_mul(a, b)]).sum()

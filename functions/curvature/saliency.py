@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from functions.curvature.gradients import at_least_float32, clip_scale, evaluating, gradients_of
+from functions.curvature.gradients import Reduce, alone, clip_scale, evaluating, gradients_of, scaled, zeros
 from functions.errors import InputError
 from functions.tasks import Draw
 
@@ -63,7 +63,7 @@ def unpack_bits(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def gradient_score(
-    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None
+    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None, reduce: Reduce = alone
 ) -> dict[str, Tensor]:
     """S = | d/dtheta mean_n l_n | over all examples of `draws`, float32, by name (SalUn, METHODS). In `eval()`.
 
@@ -71,15 +71,15 @@ def gradient_score(
     Raises InputError where there is no example.
     """
     with evaluating(model) as params:
-        total, n = {name: torch.zeros_like(p, dtype=at_least_float32(p)) for name, p in params.items()}, 0
+        total, n = zeros(params), 0
         for draw in draws:
             values = losses(model, draw)
             loss = values.sum() if clip is None else values.mean()
             gradients = gradients_of(loss, params)
-            scale = 1.0 if clip is None else clip_scale(gradients, clip)
-            for name, g in gradients.items():
-                total[name] += g.to(total[name].dtype) * scale
+            terms = scaled(gradients, total, None if clip is None else clip_scale(gradients, clip))
+            torch._foreach_add_(list(total.values()), terms)
             n += len(values)
+    n = reduce(list(total.values()), n)
     if n == 0:
         raise InputError("saliency: no examples to forget")
     return {name: (t if clip else t / n).abs().float() for name, t in total.items()}

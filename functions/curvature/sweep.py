@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from functions.curvature.gradients import at_least_float32, evaluating
+from functions.curvature.gradients import evaluating, zeros
 from functions.tasks import Draw
 
 
@@ -32,7 +32,7 @@ def sweep(
     generator is closed. Divide by the number of images for F.
     """
     with evaluating(model) as params:
-        total = start or {n: torch.zeros_like(p, dtype=at_least_float32(p)) for n, p in params.items()}
+        total = start or zeros(params)
         for draws in images:
             for p in params.values():
                 p.grad = None

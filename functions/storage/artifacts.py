@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from functions.config.passes import ESTIMATORS
+from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import Mask, pack_bits, unpack_bits
 from functions.errors import InputError
 from functions.files import stream_atomic
@@ -159,12 +160,6 @@ def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
             f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
             f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
         )
-
-
-def check_diagonal(tensors: dict[str, Tensor], what: str) -> None:
-    """Raises InputError where a Fisher or a score is negative, NaN or infinite: the first five tensors by name."""
-    if broken := [n for n, t in tensors.items() if not bool((t >= 0).all() and t.isfinite().all())]:
-        raise InputError(f"{what}: negative, NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:5])}")
 
 
 def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:

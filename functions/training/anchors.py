@@ -41,14 +41,17 @@ class Anchor:
 def soft_threshold(params: Sequence[Tensor], anchors: Sequence[Tensor], share: float) -> Tensor:
     """theta = theta_0 + sign(d) max(|d| - tau, 0), d = theta - theta_0, in place; returns tau, the k-th smallest |d|.
 
-    k = int(share N) over all N weights together; nothing moves for k = 0. Needs a copy of all d.
+    k = int(share N) over all N weights together; nothing moves for k = 0. Needs three copies of all d.
     """
     moved = torch._foreach_sub(params, anchors)
-    sizes = torch.cat([d.abs().flatten() for d in moved])
-    k = int(share * len(sizes))
+    sizes = torch._foreach_abs(moved)
+    k = int(share * sum(s.numel() for s in sizes))
     if k == 0:
-        return sizes.new_zeros(())
-    tau = sizes.kthvalue(k).values
-    for p, anchor, d in zip(params, anchors, moved):
-        p.copy_(anchor + d.sign() * (d.abs() - tau).clamp(min=0))
+        return sizes[0].new_zeros(())
+    tau = torch.cat([s.flatten() for s in sizes]).kthvalue(k).values
+    torch._foreach_add_(sizes, -tau)
+    torch._foreach_clamp_min_(sizes, 0)
+    torch._foreach_sign_(moved)
+    torch._foreach_mul_(moved, sizes)
+    torch._foreach_copy_(params, torch._foreach_add(anchors, moved))
     return tau

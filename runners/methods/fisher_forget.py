@@ -3,6 +3,7 @@
 from functions.curvature.fisher import ESTIMATORS
 from functions.curvature.fisher_noise import head_parameters, noise
 from functions.randomness import keyed_generator
+from functions.training import distributed
 from runners.closed_form import ClosedForm
 from runners.draws import fixed_draws
 
@@ -14,9 +15,10 @@ class FisherForget(ClosedForm):
 
     def delta(self):
         f, section = self.cfg.unlearn, self.cfg.fisher
-        amount = {"batch_size": section.batch_size, "draws": section.draws}
+        amount = {"batch_size": section.batch_size, "draws": section.draws, "part": distributed.part()}
         draws = fixed_draws(self.cfg, self.materials, self.materials.remain, "fisher", "remain", **amount)
         options = {"clip": section.clip} if section.estimator == "batch" else {}
+        options["reduce"] = distributed.sum_counted
         fisher = ESTIMATORS[section.estimator](self.plain, self.task.losses, draws, **options)
         g = keyed_generator(self.cfg.seeds.of("order"), "fisher noise", device=self.device)
         delta = noise(fisher, f.alpha, f.cap, f.head_factor, set(head_parameters(self.plain)), g)

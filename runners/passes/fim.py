@@ -11,14 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from functions.config.schema import Config
+from functions.curvature.gradients import check_diagonal, zeros
 from functions.curvature.sweep import sweep
 from functions.files import version
 from functions.randomness import keyed_generator
-from functions.storage.artifacts import check_diagonal, load_tensors, save_tensors
+from functions.storage.artifacts import load_tensors, save_tensors
 from functions.storage.cost import Cost
 from functions.storage.pickles import save_tensor_dict
 from functions.storage.published import wrapped_names
 from functions.tasks import Draw
+from functions.training import distributed
+from runners.draws import spent
 from runners.replay import FISHER, fingerprint, own_samples
 from runners.setup import Materials
 
@@ -33,45 +36,53 @@ class SweepFisher:
         classes = set(range(materials.task.n_conditions))
         self.images = own_samples(cfg, materials, classes, cfg.fim.per_class)
         self.path = Path(cfg.ckpt_folder) / FISHER
-        self.partial = self.path.with_name(".fisher_dict.partial.safetensors")
+        self.part = distributed.part()
+        self.own = range(self.part.rank, len(self.images), self.part.size)  # this process's images
+        share = "" if self.part.size == 1 else f".{self.part.rank}of{self.part.size}"
+        self.partial = self.path.with_name(f".fisher_dict.partial{share}.safetensors")
 
     def run(self) -> Path:
-        begun, n, cost = self._begun()
+        total, n, cost = self._begun()
         cost.watch(self.materials.model)
         with cost:
-            for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), begun):
+            for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), total):
                 n += 1
                 if self._due(n):
                     so_far = {name: t.cpu() for name, t in total.items()}
                     cost.pause()
                     self._save(self.partial, so_far, n, cost)
                     cost.start()
+            n = distributed.sum_counted(list(total.values()), n)
             fisher = {name: (t / n).cpu() for name, t in total.items()}  # waits for the device
         check_diagonal(fisher, f"Fisher of {self.cfg.ckpt_folder}")
-        self._save(self.path, fisher, n, cost)
-        save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
+        made = {**self._provenance(), "n": n, "cost": spent(cost), "version": version()}
+        if distributed.rank() == 0:
+            save_tensors(self.path, fisher, made)
+            save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
+        distributed.agree({"Fisher": n})  # written, before anyone forgets what it was made from
         self.partial.unlink(missing_ok=True)
         print(f"Fisher of {n} samples: {self.path} and {self.path.with_suffix('.pkl')}")
         return self.path
 
     def _due(self, n: int) -> bool:
         """Whether it is time to keep what there is; the last image is kept by the result itself."""
-        due = time.monotonic() - self.saved > self.cfg.fim.save_seconds and n < len(self.images)
+        due = time.monotonic() - self.saved > self.cfg.fim.save_seconds and n < len(self.own)
         self.saved = time.monotonic() if due else self.saved
         return due
 
-    def _begun(self) -> tuple[dict[str, Tensor] | None, int, Cost]:
+    def _begun(self) -> tuple[dict[str, Tensor], int, Cost]:
         """The sums, the number of images and the cost of an interrupted run of this same command, or a fresh start."""
         cost, wanted = Cost(), self._provenance()
         self.saved = time.monotonic()
+        nothing = zeros(dict(self.materials.model.named_parameters()))
         if not self.partial.is_file():
-            return None, 0, cost
+            return nothing, 0, cost
         total, made = load_tensors(self.partial)
         if {k: made.get(k) for k in wanted} != wanted:
             print(f"{self.partial}: of another checkpoint or other settings; beginning anew")
-            return None, 0, cost
+            return nothing, 0, cost
         cost.add(made["cost"])
-        print(f"resuming after {made['n']} of {len(self.images)} samples")
+        print(f"resuming after {made['n']} of {len(self.own)} samples")
         return {name: t.to(self.materials.device) for name, t in total.items()}, made["n"], cost
 
     def _save(self, path: Path, tensors: dict[str, Tensor], n: int, cost: Cost) -> None:
@@ -91,14 +102,7 @@ class SweepFisher:
 
     def _sweeps(self, start: int) -> Iterator[Iterator[Draw]]:
         f, device = self.cfg.fim, self.materials.device
-        bar = tqdm(
-            range(start, len(self.images)),
-            desc="Fisher",
-            unit=" images",
-            initial=start,
-            total=len(self.images),
-            disable=None,
-        )
+        bar = tqdm(self.own[start:], desc="Fisher", unit=" images", initial=start, total=len(self.own), disable=None)
         for i in bar:
             x, c = self.images.gather(torch.tensor([i]))
             generator = keyed_generator(self.cfg.seeds.of("order"), "fim", i, device=device)

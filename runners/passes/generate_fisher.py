@@ -12,7 +12,8 @@ from functions.curvature.fisher import ESTIMATORS
 from functions.errors import InputError
 from functions.storage.artifacts import save_tensors
 from functions.storage.cost import Cost
-from runners.draws import fixed_draws
+from functions.training import distributed
+from runners.draws import fixed_draws, spent
 from runners.setup import Materials
 
 
@@ -35,17 +36,18 @@ class GenerateFisher:
             cost.watch(self.materials.model)
             with cost:
                 fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
-            made = {**self._provenance(side, len(indices)), "cost": cost.record()}
-            save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
+            made = {**self._provenance(side, len(indices)), "cost": spent(cost)}
+            if distributed.rank() == 0:
+                save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
         print(f"Fisher diagonals of {self.materials.selection['name']} and of the rest: {self.folder}")
         return self.folder
 
     def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
         f = self.cfg.fisher
         losses = partial(self.materials.task.losses, guidance=f.guidance)
-        amount = {"batch_size": f.batch_size, "draws": f.draws}
+        amount = {"batch_size": f.batch_size, "draws": f.draws, "part": distributed.part()}
         draws = fixed_draws(self.cfg, self.materials, indices, "fisher", side, **amount)
-        options = {"clip": f.clip} if f.estimator == "batch" else {}
+        options = {"reduce": distributed.sum_counted, **({"clip": f.clip} if f.estimator == "batch" else {})}
         return ESTIMATORS[f.estimator](self.materials.model, losses, draws, **options)
 
     def _provenance(self, side: str, n: int) -> dict:

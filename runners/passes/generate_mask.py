@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from functions.config.schema import Config
+from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import gradient_score, top_share_masks
 from functions.errors import InputError
 from functions.files import version
-from functions.storage.artifacts import check_diagonal, export_mask_pt, load_tensors, save_mask, save_tensors
+from functions.storage.artifacts import export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
-from runners.draws import fixed_draws
+from functions.training import distributed
+from runners.draws import fixed_draws, spent
 from runners.setup import Materials
 
 
@@ -35,6 +37,8 @@ class GenerateMask:
         for share, mask in top_share_masks(score, self.cfg.saliency.shares).items():
             kept = sum(int(m.sum()) for m in mask.values())
             path = self.folder / f"with_{share}.safetensors"
+            if distributed.rank() > 0:
+                continue
             save_mask(path, mask, {**made, "share": share, "kept": kept})
             if self.cfg.saliency.export:
                 export_mask_pt(path.with_suffix(".pt"), mask, self.materials.device)
@@ -44,6 +48,7 @@ class GenerateMask:
     def _score(self):
         """The score and its provenance: the one on disk where it is this one, otherwise computed and saved."""
         path, wanted = self.folder / "score.safetensors", self._provenance()
+        distributed.agree({"score on disk": path.is_file()})
         if path.is_file():
             score, made = load_tensors(path)
             if {k: made.get(k) for k in wanted} == wanted:
@@ -53,13 +58,15 @@ class GenerateMask:
         s, cost = self.cfg.saliency, Cost()
         cost.watch(self.materials.model)
         losses = partial(self.materials.task.losses, guidance=s.guidance)
-        amount = {"batch_size": s.batch_size, "draws": s.draws}
+        amount = {"batch_size": s.batch_size, "draws": s.draws, "part": distributed.part()}
         draws = fixed_draws(self.cfg, self.materials, self.materials.forget, "saliency", **amount)
         with cost:
-            score = {n: g.cpu() for n, g in gradient_score(self.materials.model, losses, draws, s.clip).items()}
+            found = gradient_score(self.materials.model, losses, draws, s.clip, distributed.sum_counted)
+            score = {n: g.cpu() for n, g in found.items()}
         check_diagonal(score, "saliency score")
-        made = {**wanted, "cost": cost.record(), "version": version()}
-        save_tensors(path, score, made)
+        made = {**wanted, "cost": spent(cost), "version": version()}
+        if distributed.rank() == 0:
+            save_tensors(path, score, made)
         return score, made
 
     def _provenance(self) -> dict:
