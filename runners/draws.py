@@ -45,8 +45,8 @@ def fixed_draws(
                 bar.update()
 
 
-def spent(cost: Cost) -> dict[str, float]:
-    """The record of a pass whose items the processes shared: seconds of this one, images of all."""
+def counted_together(cost: Cost) -> Cost:
+    """After a pass whose items the processes shared: the images of all of them, in place."""
     images = distributed.gather((cost.forward, cost.backward))
-    forward, backward = (sum(counts) for counts in zip(*images))
-    return {**cost.record(), "forward": forward, "backward": backward}
+    cost.forward, cost.backward = (sum(counts) for counts in zip(*images))
+    return cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
 from functions.config.section import Mode, Positive, Section, Share, Weight
@@ -101,6 +101,12 @@ class Training(Section):
     checkpointing: bool = False  # activations inside blocks are computed again in the backward pass, not kept
     # classes on the grid of a snapshot, chosen evenly, always the forgotten one; off: no grid. Diffusion only
     preview: Positive | Literal["off"] = 10
+
+    @field_validator("preview", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """YAML reads `off` as false."""
+        return "off" if value is False else value
 
     @model_validator(mode="before")
     @classmethod

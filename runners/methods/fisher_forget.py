@@ -5,7 +5,7 @@ from functions.curvature.fisher_noise import head_parameters, noise
 from functions.randomness import keyed_generator
 from functions.training import distributed
 from runners.closed_form import ClosedForm
-from runners.draws import fixed_draws
+from runners.draws import counted_together, fixed_draws
 
 
 class FisherForget(ClosedForm):
@@ -20,6 +20,7 @@ class FisherForget(ClosedForm):
         options = {"clip": section.clip} if section.estimator == "batch" else {}
         options["reduce"] = distributed.sum_counted
         fisher = ESTIMATORS[section.estimator](self.plain, self.task.losses, draws, **options)
+        counted_together(self.cost)
         g = keyed_generator(self.cfg.seeds.of("order"), "fisher noise", device=self.device)
         delta = noise(fisher, f.alpha, f.cap, f.head_factor, set(head_parameters(self.plain)), g)
         return delta, {"fisher": sum(value.sum() for value in fisher.values())}

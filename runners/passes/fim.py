@@ -21,7 +21,7 @@ from functions.storage.pickles import save_tensor_dict
 from functions.storage.published import wrapped_names
 from functions.tasks import Draw
 from functions.training import distributed
-from runners.draws import spent
+from runners.draws import counted_together
 from runners.replay import FISHER, fingerprint, own_samples
 from runners.setup import Materials
 
@@ -42,10 +42,11 @@ class SweepFisher:
         self.partial = self.path.with_name(f".fisher_dict.partial{share}.safetensors")
 
     def run(self) -> Path:
-        total, n, cost = self._begun()
+        begun, n, cost = self._begun()
         cost.watch(self.materials.model)
         with cost:
-            for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), total):
+            total = begun
+            for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), begun):
                 n += 1
                 if self._due(n):
                     so_far = {name: t.cpu() for name, t in total.items()}
@@ -55,7 +56,7 @@ class SweepFisher:
             n = distributed.sum_counted(list(total.values()), n)
             fisher = {name: (t / n).cpu() for name, t in total.items()}  # waits for the device
         check_diagonal(fisher, f"Fisher of {self.cfg.ckpt_folder}")
-        made = {**self._provenance(), "n": n, "cost": spent(cost), "version": version()}
+        made = {**self._provenance(), "n": n, "cost": counted_together(cost).record(), "version": version()}
         if distributed.rank() == 0:
             save_tensors(self.path, fisher, made)
             save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
@@ -74,7 +75,7 @@ class SweepFisher:
         """The sums, the number of images and the cost of an interrupted run of this same command, or a fresh start."""
         cost, wanted = Cost(), self._provenance()
         self.saved = time.monotonic()
-        nothing = zeros(dict(self.materials.model.named_parameters()))
+        nothing = zeros(dict(zip(self.materials.names, self.materials.params)))
         if not self.partial.is_file():
             return nothing, 0, cost
         total, made = load_tensors(self.partial)

@@ -13,7 +13,7 @@ from functions.errors import InputError
 from functions.storage.artifacts import save_tensors
 from functions.storage.cost import Cost
 from functions.training import distributed
-from runners.draws import fixed_draws, spent
+from runners.draws import counted_together, fixed_draws
 from runners.setup import Materials
 
 
@@ -36,7 +36,7 @@ class GenerateFisher:
             cost.watch(self.materials.model)
             with cost:
                 fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
-            made = {**self._provenance(side, len(indices)), "cost": spent(cost)}
+            made = {**self._provenance(side, len(indices)), "cost": counted_together(cost).record()}
             if distributed.rank() == 0:
                 save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
         print(f"Fisher diagonals of {self.materials.selection['name']} and of the rest: {self.folder}")

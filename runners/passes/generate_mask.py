@@ -13,7 +13,7 @@ from functions.files import version
 from functions.storage.artifacts import export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
 from functions.training import distributed
-from runners.draws import fixed_draws, spent
+from runners.draws import counted_together, fixed_draws
 from runners.setup import Materials
 
 
@@ -64,7 +64,7 @@ class GenerateMask:
             found = gradient_score(self.materials.model, losses, draws, s.clip, distributed.sum_counted)
             score = {n: g.cpu() for n, g in found.items()}
         check_diagonal(score, "saliency score")
-        made = {**wanted, "cost": spent(cost), "version": version()}
+        made = {**wanted, "cost": counted_together(cost).record(), "version": version()}
         if distributed.rank() == 0:
             save_tensors(path, score, made)
         return score, made
