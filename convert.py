@@ -69,11 +69,9 @@ def import_run(args: argparse.Namespace) -> Path:
     if cfg.world != "ddpm":
         raise InputError(f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm")
 
+    # torch: only now, so that --help comes at once
     from functions.files import sha256_file
-    from functions.storage import (
-        checkpoint,
-        published,  # torch: only now, so that --help comes at once
-    )
+    from functions.storage import checkpoint, published
     from functions.storage.run import RunFolder, run_parent
 
     weights, step = published.load_list(args.source)
