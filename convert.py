@@ -94,7 +94,8 @@ def imported_meta(cfg: schema.Config, source: str) -> dict:
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
     data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape), "classes": list(classes)}
-    return run_meta(cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None)
+    meta = run_meta(cfg, "pretrain", data, model_meta(cfg.model, data), cfg.diffusion.model_dump(), source, None)
+    return {**meta, "pretrained": None}
 
 
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:
