@@ -69,11 +69,9 @@ def import_run(args: argparse.Namespace) -> Path:
     if cfg.world != "ddpm":
         raise InputError(f"--config {args.config}: world {cfg.world}; a published checkpoint is of world ddpm")
 
+    # torch: only now, so that --help comes at once
     from functions.files import sha256_file
-    from functions.storage import (
-        checkpoint,
-        published,  # torch: only now, so that --help comes at once
-    )
+    from functions.storage import checkpoint, published
     from functions.storage.run import RunFolder, run_parent
 
     weights, step = published.load_list(args.source)
@@ -96,9 +94,8 @@ def imported_meta(cfg: schema.Config, source: str) -> dict:
 
     shape, classes = datasets.describe(cfg.data.dataset, cfg.data.path, cfg.data.image_size)
     data = {"dataset": cfg.data.dataset, "n_classes": len(classes), "shape": list(shape), "classes": list(classes)}
-    return run_meta(
-        cfg, "pretrain", data, model_meta(cfg.model, data), PIXELS, cfg.diffusion.model_dump(), source, None
-    )
+    model, diffusion = model_meta(cfg.model, data), cfg.diffusion.model_dump()
+    return {**run_meta(cfg, "pretrain", data, model, PIXELS, diffusion, source, None), "pretrained": None}
 
 
 def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> dict[str, dict]:

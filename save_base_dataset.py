@@ -93,13 +93,11 @@ def claim(folder: Path, agreed: dict) -> None:
 
 def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> int:
     """Write the images that are not there yet, each whole or absent; the number written."""
-    import os
-
     import torch
-    from PIL import Image
     from tqdm import tqdm
 
     from datasets.images import ordered
+    from functions.sampling.write import save_png
 
     missing = [j for j, name in enumerate(names) if not (folder / name).is_file()]
     for c in {names[j].split("/")[0] for j in missing}:
@@ -107,11 +105,8 @@ def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> i
     chosen = torch.tensor([indices[j] for j in missing], dtype=torch.long)
     bar = iter(tqdm(missing, desc="saving images", unit=" images", disable=None, leave=False))
     for x, _ in ordered(train, chosen, 256, n_workers=2):
-        for image in (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
-            path = folder / names[next(bar)]
-            temporary = path.with_suffix(".partial")
-            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(temporary, "PNG")
-            os.replace(temporary, path)
+        for pixels in (x * 255).round().byte().cpu().numpy():
+            save_png(folder / names[next(bar)], pixels)
     return len(missing)
 
 

@@ -9,8 +9,10 @@ from functions.config.cli import run_main
 from functions.config.schema import DATASETS
 from functions.errors import InputError
 
-OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}  # sets that are made here and too small for a ResNet
-AUGMENT = {  # (random flips, random crops after padding by so many pixels): what keeps the class
+# sets that are made here and too small for a ResNet
+OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}
+# (random flips, random crops after padding by so many pixels): what keeps the class
+AUGMENT = {
     "digits": (False, 1),
     "shapes": (False, 2),
     "cifar10": (True, 4),

@@ -31,7 +31,8 @@ class Decoder:
     """`decoder[indices]` is a batch (B, C, H, W) uint8; all that a worker process needs to know."""
 
     files: tuple[str, ...]
-    mode: str  # L where every file is grey, else RGB: then palettes, CMYK and grey files are converted
+    # L where every file is grey, else RGB: then palettes, CMYK and grey files are converted
+    mode: str
     image_size: int | None
 
     def __getitem__(self, indices: list[int]) -> Tensor | InputError:
@@ -87,7 +88,8 @@ class FolderImages:
             sampler=(i.tolist() for i in indices),
             num_workers=n_workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it draws from the global one, and resuming shifts dropout
+            # else it draws from the global one, and resuming shifts dropout
+            generator=torch.Generator(),
         )
         for x in loader:
             if isinstance(x, InputError):

@@ -77,7 +77,8 @@ class Shuffle:
         a = order_generator(self.seed, self.purpose, "frozen") if self.frozen else g
         flip = torch.randint(2, (n, 1), generator=a) * self.flip
         shift = torch.randint(2 * self.crop + 1, (n, 2), generator=a)
-        if self.frozen:  # these belong to the images, the fresh ones to places in the epoch
+        # these belong to the images, the fresh ones to places in the epoch
+        if self.frozen:
             flip, shift = flip[order], shift[order]
         return upload(torch.cat([self.indices[order][:, None], flip, shift], dim=1), self.device)
 
@@ -141,7 +142,8 @@ class Stream:
         return self
 
     def __next__(self) -> tuple[Tensor, ...]:
-        if self._batches is None:  # built at the first use, so that workers do not start twice on resume
+        # built at the first use, so that workers do not start twice on resume
+        if self._batches is None:
             # Nothing in here refers to the Stream: workers end at once if freed by count, after 5 s if by gc.
             rank, size = self.part
             whole = self.shuffle.batches(self.batch_size, self._position)

@@ -185,7 +185,8 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
         array = np.asarray(loaded)
     except InputError:
         raise
-    except (ValueError, EOFError) as error:  # broken or pickled .npy, lists of unequal lengths
+    except (ValueError, EOFError) as error:
+        # broken or pickled .npy, lists of unequal lengths
         raise InputError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise InputError(

@@ -138,6 +138,7 @@ def version() -> str:
     git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit: the version alone is true
+    except (OSError, subprocess.SubprocessError):
+        # no git, no checkout, no commit: the version alone is true
         return VERSION
     return f"{VERSION}+{commit}"

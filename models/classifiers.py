@@ -118,7 +118,8 @@ class TimmMethods(TwoSteps):
 
     def classify(self, features: Tensor) -> Tensor:
         head = self.get_classifier()
-        if isinstance(head, nn.Conv2d):  # some timm models end in a 1x1 convolution
+        # some timm models end in a 1x1 convolution
+        if isinstance(head, nn.Conv2d):
             return head(features[..., None, None]).flatten(1)
         return head(features)
 
@@ -136,7 +137,8 @@ def timm_classifier(
 
     Raises InputError for an unknown name, for models with two heads, and for options that do not build one.
     """
-    import timm  # a second of import, paid only by those who ask for it
+    # a second of import, paid only by those who ask for it
+    import timm
 
     if not timm.is_model(arch):
         close = timm.list_models(f"{arch[:4]}*")[:3]
@@ -210,7 +212,8 @@ def _head(model: nn.Module) -> nn.Module:
 def _resnet_weights(arch: str) -> dict[str, Tensor]:
     try:
         return torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, no room, or a download whose hash is wrong
+    except (OSError, RuntimeError) as error:
+        # no network, no room, or a download whose hash is wrong
         raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
 
 
@@ -219,7 +222,8 @@ def _timm_weights(arch: str) -> dict[str, Tensor]:
 
     try:
         return timm.create_model(arch, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:  # RuntimeError: timm has no weights for this name
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: timm has no weights for this name
         raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
 
 

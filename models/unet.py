@@ -154,7 +154,8 @@ class UNet(nn.Module):
         if image_size % 2 ** (len(ch_mult) - 1):
             raise InputError(f"data.image_size: {image_size} cannot be halved {len(ch_mult) - 1} times (ch_mult)")
         self.ch, self.n_classes = ch, n_classes
-        emb, levels = 8 * ch, len(ch_mult)  # the time and label embeddings, 4 ch each, side by side
+        # the time and label embeddings, 4 ch each, side by side
+        emb, levels = 8 * ch, len(ch_mult)
         widths = [ch * m for m in ch_mult]
 
         self.null_classes_emb = nn.Parameter(torch.randn(ch))

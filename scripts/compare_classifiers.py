@@ -78,7 +78,8 @@ TRIALS: dict[str, list[list[object]]] = {
     "sfron": grid("--lr", [3e-3, 0.01], "--forget_alpha", [1.0, 5.0, 25.0]),
 }
 # A second round, three more for each, placed after the first had been seen: where its best lay on an edge.
-PAIRS = {  # (rate, epochs)
+# (rate, epochs)
+PAIRS = {
     "rl": {"cnn": [(1e-4, 5), (3e-4, 5), (0.03, 10)], "resnet18": [(1e-4, 5), (3e-4, 5), (3e-4, 10)]},
     "finetune": {"cnn": [(0.2, 5), (0.2, 10), (0.1, 15)], "resnet18": [(0.05, 5), (0.05, 10), (0.03, 15)]},
     "boundary_expand": {"cnn": [(5e-4, 5), (2e-3, 5), (1e-3, 15)]},

@@ -21,7 +21,8 @@ from functions.files import read_json, write_atomic, write_json
 
 CASES = [(0, 0), (0, 1), (0, 2), (3, 0), (8, 0)]  # (class to forget, seed)
 PER_CLASS, GUIDED, UNGUIDED = 100, "2.0", "0.0"
-SEED_OF_SAMPLES = 1000  # added to the seed: samples that are judged never share noise with replayed ones
+# added to the seed: samples that are judged never share noise with replayed ones
+SEED_OF_SAMPLES = 1000
 REPLAY = 20  # samples per class for Selective Amnesia
 GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
 

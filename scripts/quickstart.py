@@ -18,7 +18,8 @@ from functions.files import read_json, version, write_json
 
 ROW = 8  # images per class and side of the picture
 GUIDED, UNGUIDED = "2.0", "0.0"
-GAMMA = "2.0"  # 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the other classes more (LOG.md)
+# 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the other classes more (LOG.md)
+GAMMA = "2.0"
 
 
 def parser() -> argparse.ArgumentParser:

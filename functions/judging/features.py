@@ -80,7 +80,8 @@ def load_cached(path: Path, key: str, device: torch.device | str = "cpu") -> Fea
                 return None
             names = file.keys()
             return Features(**{name: file.get_tensor(name) for name in names})
-    except SafetensorError:  # cut short by hand or by another program: computing anew is the remedy
+    except SafetensorError:
+        # cut short by hand or by another program: computing anew is the remedy
         return None
 
 
@@ -112,6 +113,7 @@ def of_both(
         known = features(reference)
         try:
             save_cached(path, key, known)
-        except OSError as error:  # a read-only place: the next run pays for the pass again, nothing else
+        except OSError as error:
+            # a read-only place: the next run pays for the pass again, nothing else
             notes.append(f"the reference's features are not kept: {path}: {error.strerror}")
     return found, known, notes

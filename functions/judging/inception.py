@@ -82,7 +82,8 @@ def tensorflow_network(path: Path, device: torch.device) -> Callable[[Tensor], F
         pool, spatial, biased = tf.import_graph_def(
             definition, input_map={"ExpandDims:0": images}, return_elements=TENSORS, name="inception"
         )
-        weights = biased.op.inputs[1]  # the graph's own logits keep the batch of 1 it was frozen with
+        # the graph's own logits keep the batch of 1 it was frozen with
+        weights = biased.op.inputs[1]
         pool = tf.reshape(pool, [-1, weights.shape[0]])
         wanted = [pool, tf.matmul(pool, weights), spatial[..., :SPATIAL_CHANNELS]]
     gpus = {} if device.type == "cuda" else {"device_count": {"GPU": 0}}

@@ -164,7 +164,8 @@ def _kept(path: Path, key: str) -> Tensor | None:
             if kept.get("key") != key:
                 return None
             logits = file.get_tensor("logits")
-    except SafetensorError:  # cut short: computing anew is the remedy
+    except SafetensorError:
+        # cut short: computing anew is the remedy
         return None
     return logits if _hash(logits) == kept.get("sha256") else None
 

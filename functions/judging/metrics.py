@@ -99,7 +99,8 @@ def precision_recall(samples: Tensor, reference: Tensor, k: int = 3) -> tuple[fl
     Distances come in blocks of SIDE x SIDE, so memory is bounded. Source: Kynkäänniemi et al. 2019, arXiv 1904.06991.
     """
     _require(min(len(samples), len(reference)), k + 1, f"precision and recall with k = {k}")
-    centre = reference.mean(0)  # distances through |a|^2 + |b|^2 - 2ab lose fewer digits near the origin
+    # distances through |a|^2 + |b|^2 - 2ab lose fewer digits near the origin
+    centre = reference.mean(0)
     samples, reference = samples - centre, reference - centre
     radii_s, radii_r = radii(samples, k), radii(reference, k)
     inside_s, inside_r = (torch.zeros(len(a), dtype=torch.bool, device=a.device) for a in (samples, reference))

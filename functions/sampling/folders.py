@@ -197,7 +197,8 @@ def _decoded(paths: tuple[Path, ...], batch_size: int, channels: int, n_workers:
                     yield [future.result() for future in pending.popleft()]
             while pending:
                 yield [future.result() for future in pending.popleft()]
-        finally:  # the reader stopped early: don't decode what nobody waits for
+        finally:
+            # the reader stopped early: don't decode what nobody waits for
             pool.shutdown(wait=False, cancel_futures=True)
 
 
