@@ -16,9 +16,6 @@ EPILOG = """example:
 reads RUN/mask_0/{forget,remain}_fisher.safetensors (train.py --mode generate_fisher) and writes
 RUN/mask_0/fisher_0.5.safetensors and so on: packed bits, 1 where a weight may move."""
 
-# What both Fishers must share and the mask inherits; batch_size is there where the estimator depends on it.
-SAME = ("checkpoint", "forget", "estimator", "guidance", "draws", "clip", "batch_size", "weights", "seed", "version")
-
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
@@ -34,27 +31,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def load_fishers(folder: Path) -> tuple[dict, dict, dict, dict]:
-    """F_f, F_r and the provenance of each. Raises InputError where they are not there, or do not belong together."""
-    from functions.curvature.gradients import check_diagonal
-    from functions.storage.artifacts import check_shapes, load_tensors
-
-    if not folder.is_dir():
-        raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
-    paths = [folder / f"{side}_fisher.safetensors" for side in ("forget", "remain")]
-    (fisher_f, made_f), (fisher_r, made_r) = (load_tensors(p) for p in paths)
-    for side, path, made in zip(("forget", "remain"), paths, (made_f, made_r)):
-        if made["set"] != side:
-            raise InputError(f"{path}: holds the Fisher of the {made['set']} set, not of the {side} set")
-    for key in SAME:
-        if made_f.get(key) != made_r.get(key):
-            raise InputError(f"{folder}: the two Fishers differ in {key}: {made_f.get(key)} and {made_r.get(key)}")
-    check_shapes(*({n: tuple(t.shape) for n, t in f.items()} for f in (fisher_r, fisher_f)), str(paths[1]))
-    for path, fisher in zip(paths, (fisher_f, fisher_r)):
-        check_diagonal(fisher, str(path))
-    return fisher_f, fisher_r, made_f, made_r
-
-
 def main(argv: list[str] | None = None) -> list[Path]:
     """Returns the masks' paths."""
     args = parser().parse_args(argv)
@@ -62,10 +38,13 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if not 0 <= gamma < math.inf:
             raise InputError(f"--threshold {gamma}: wanted a number, 0 or more")
     from functions.curvature.saliency import kept_share, ratio_mask
-    from functions.storage.artifacts import save_mask
+    from functions.storage.artifacts import load_fishers, save_mask
     from functions.storage.cost import total
+    from functions.storage.provenance import inherited
 
     folder = Path(args.ckpt_folder)
+    if not folder.is_dir():
+        raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
     fisher_f, fisher_r, made_f, made_r = load_fishers(folder)
     zero = made_f["zero_ratio_salient"] if args.zero_ratio_salient is None else args.zero_ratio_salient
     cost, written = total([made_f["cost"], made_r["cost"]]), []
@@ -73,10 +52,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         mask = ratio_mask(fisher_f, fisher_r, gamma, zero)
         share, groups = kept_share(mask)
         path = folder / f"fisher_{gamma}.safetensors"
-        inherited = {k: made_f[k] for k in SAME if k in made_f}
-        save_mask(
-            path, mask, {**inherited, "threshold": gamma, "zero_ratio_salient": zero, "kept_share": share, "cost": cost}
-        )
+        made = {"threshold": gamma, "zero_ratio_salient": zero, "kept_share": share, "cost": cost}
+        save_mask(path, mask, {**inherited(made_f), **made})
         print(f"gamma {gamma}: {share:.2%} of the weights are salient -> {path}")
         for group, (kept, n) in groups.items():
             print(f"  {group:<16} {kept / n:7.2%} of {n:>10,}")

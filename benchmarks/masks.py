@@ -31,8 +31,8 @@ import torchvision
 
 from benchmarks.measure import digits_task, digits_unet, fastest, peak_bytes, report
 from functions.config.cli import run_main
-from functions.curvature.saliency import pack_bits, top_share_mask, top_share_masks, unpack_bits
-from functions.storage.artifacts import save_mask
+from functions.curvature.saliency import top_share_mask, top_share_masks
+from functions.storage.artifacts import pack_bits, save_mask, unpack_bits
 
 SHARE, TENSORS, BATCH = 0.5, 50, 128
 SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]

@@ -43,22 +43,6 @@ def kept_share(mask: Mask, depth: int = 2) -> tuple[float, dict[str, tuple[int, 
     return sum(k for k, _ in groups.values()) / sum(n for _, n in groups.values()), groups
 
 
-def pack_bits(m: Tensor) -> Tensor:
-    """Bool tensor -> ceil(N / 8) bytes, first weight in the highest bit."""
-    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=m.device)
-    parts = []
-    for part in m.flatten().view(torch.uint8).split(CHUNK):
-        rows = torch.nn.functional.pad(part, (0, -len(part) % 8)).view(-1, 8)
-        parts.append((rows << places).sum(1, dtype=torch.uint8))
-    return torch.cat(parts)
-
-
-def unpack_bits(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """The inverse of `pack_bits` for a tensor of `shape`."""
-    bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)) & 1
-    return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
-
-
 # ---- SalUn's
 
 

@@ -1,8 +1,4 @@
-"""Fishers and masks on disk: safetensors with their provenance as JSON, checked before use.
-
-Provenance says what an artifact was made for and how: checkpoint hash, forget selection, estimator, guidance, draws,
-threshold, kept share, names and shapes. A stage refuses what was made for another model, class or architecture.
-"""
+"""Fishers and masks on disk: safetensors with their provenance as JSON, checked before use."""
 
 from __future__ import annotations
 
@@ -18,14 +14,15 @@ from torch import Tensor
 
 from functions.config.passes import ESTIMATORS
 from functions.curvature.gradients import check_diagonal
-from functions.curvature.saliency import Mask, pack_bits, unpack_bits
+from functions.curvature.saliency import Mask
 from functions.errors import InputError
 from functions.files import stream_atomic
 from functions.storage.checkpoint import plain_names
 from functions.storage.pickles import load_tensor_dict, load_torch
+from functions.storage.provenance import Shapes, check_pair, check_provenance, check_shapes
 from functions.storage.tensors import write_tensors
 
-Shapes = dict[str, tuple[int, ...]]
+CHUNK = 1 << 22  # weights packed at once: what is extra stays small beside them
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
@@ -71,6 +68,22 @@ def save_mask(path: Path | str, mask: Mask, provenance: dict) -> None:
     save_tensors(path, {name: pack_bits(m) for name, m in mask.items()}, {**provenance, "shapes": shapes})
 
 
+def pack_bits(m: Tensor) -> Tensor:
+    """Bool tensor -> ceil(N / 8) bytes, first weight in the highest bit."""
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=m.device)
+    parts = []
+    for part in m.flatten().view(torch.uint8).split(CHUNK):
+        rows = torch.nn.functional.pad(part, (0, -len(part) % 8)).view(-1, 8)
+        parts.append((rows << places).sum(1, dtype=torch.uint8))
+    return torch.cat(parts)
+
+
+def unpack_bits(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The inverse of `pack_bits` for a tensor of `shape`."""
+    bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)) & 1
+    return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+
+
 def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> Mask:
     """The mask in `path`: ours, or a `.pt` of the SalUn scripts.
 
@@ -91,7 +104,7 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
             check_provenance(found, wanted, path)
         mask = {name: unpack_bits(packed[name], tuple(shape)) for name, shape in found["shapes"].items()}
     if shapes is not None:
-        check_shapes({n: tuple(m.shape) for n, m in mask.items()}, shapes, f"mask {path}")
+        check_shapes(_shapes_of(mask), shapes, f"mask {path}")
     if foreign:
         print(f"mask {path}: foreign, provenance: none; only names and shapes are checked", file=sys.stderr)
     return mask
@@ -130,9 +143,27 @@ def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Ten
         if "forget" not in made:  # sweep: of all classes
             made = {**made, "forget": wanted["forget"]}
         check_provenance(made, wanted, path, "Fisher")
-    check_shapes({n: tuple(f.shape) for n, f in fisher.items()}, shapes, f"Fisher {path}")
+    check_shapes(_shapes_of(fisher), shapes, f"Fisher {path}")
     check_diagonal(fisher, f"Fisher {path}")
     return fisher
+
+
+def load_fishers(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict, dict]:
+    """F_f, F_r and the provenance of each, as `generate_fisher` leaves them in `folder`.
+
+    Raises InputError where they are not there, do not belong together, or are no Fishers.
+    """
+    paths = [folder / f"{side}_fisher.safetensors" for side in ("forget", "remain")]
+    (fisher_f, made_f), (fisher_r, made_r) = (load_tensors(p) for p in paths)
+    check_pair(made_f, made_r, paths)
+    check_shapes(_shapes_of(fisher_r), _shapes_of(fisher_f), str(paths[1]))
+    for path, fisher in zip(paths, (fisher_f, fisher_r)):
+        check_diagonal(fisher, str(path))
+    return fisher_f, fisher_r, made_f, made_r
+
+
+def _shapes_of(tensors: dict[str, Tensor]) -> Shapes:
+    return {name: tuple(t.shape) for name, t in tensors.items()}
 
 
 def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
@@ -150,59 +181,3 @@ def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
             raise InputError(f"mask {path}: {name}: wanted a tensor of zeros and ones")
         mask[name] = m.bool()
     return mask
-
-
-def check_shapes(found: Shapes, wanted: Shapes, what: str) -> None:
-    """Raises InputError with the number of names or shapes that differ, and the first five."""
-    wrong = [n for n in sorted(found.keys() | wanted.keys()) if found.get(n) != wanted.get(n)]
-    if wrong:
-        raise InputError(
-            f"{what}: made for another architecture: {len(wrong)} names or shapes differ: "
-            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
-        )
-
-
-def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "mask") -> None:
-    """Raises InputError where a mask or Fisher was made for another data set, forget set or checkpoint than `wanted`.
-
-    `forget` is {"dataset", "label"} and, in newer files, the selection's "name" and "indices", the SHA-256 of its
-    sorted indices. What one side lacks is not compared; a file without a name is of a whole class.
-    """
-    made, asked = found["forget"], wanted["forget"]
-    if made["dataset"] != asked["dataset"]:
-        raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")
-    if made["label"] != asked["label"] and _whole_class(made) and _whole_class(asked):
-        raise InputError(
-            f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
-            "(--label_to_forget)"
-        )
-    if found["checkpoint"] != wanted["checkpoint"]:
-        raise InputError(
-            f"{what} {path}: made from another checkpoint ({str(found['checkpoint'])[:12]}, this run "
-            f"starts from {str(wanted['checkpoint'])[:12]}; --ckpt_folder, init_weights)"
-        )
-    if _selection(made) != _selection(asked) or _differ(made, asked, "indices"):
-        raise InputError(
-            f"{what} {path}: made for forget set {_described(made)}, this run forgets "
-            f"{_described(asked)} (--num_indexes_to_replace, --forget_idx, --seed)"
-        )
-
-
-def _whole_class(forget: dict) -> bool:
-    return _selection(forget)[0] == str(forget["label"])
-
-
-def _selection(forget: dict) -> tuple[str, object]:
-    """(name, label) of a forget set, its name the class where the file is older than names."""
-    name = forget.get("name")
-    return str(forget["label"]) if name is None else name, forget["label"]
-
-
-def _differ(made: dict, asked: dict, key: str) -> bool:
-    return None not in (made.get(key), asked.get(key)) and made[key] != asked[key]
-
-
-def _described(forget: dict) -> str:
-    """`random4500_s2 (4f2a91c3b07d)`: the name and, where there is one, the start of the indices' hash."""
-    indices = forget.get("indices")
-    return _selection(forget)[0] + (f" ({indices[:12]})" if indices else "")

@@ -11,15 +11,17 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_safetensors
 
 import generate_fisher_mask
-from functions.curvature.saliency import kept_share, pack_bits, ratio_mask, top_share_mask, top_share_masks, unpack_bits
+from functions.curvature.saliency import kept_share, ratio_mask, top_share_mask, top_share_masks
 from functions.errors import InputError
 from functions.storage.artifacts import (
     export_mask_pt,
     load_mask,
     load_tensors,
+    pack_bits,
     read_provenance,
     save_mask,
     save_tensors,
+    unpack_bits,
 )
 
 MADE = {
