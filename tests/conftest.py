@@ -1,11 +1,12 @@
-"""Every test: one thread (toy sizes), a working directory of its own, and no network."""
+"""Every test: one thread (toy sizes) unless OMP_NUM_THREADS says more, a folder of its own, and no network."""
 
+import os
 import socket
 
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 
 @pytest.fixture(autouse=True)

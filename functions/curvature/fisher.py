@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from functions.curvature.gradients import Params, Reduce, alone, clip_scale, evaluating, gradients_of, scaled, zeros
 from functions.curvature.layer_gradients import Call, refusal, rules_of, sum_of_squares
@@ -250,7 +251,9 @@ def _add_free(model: nn.Module, losses: Losses, draw: Draw, free: Params, total:
         one = draw._replace(**{k: v[None] for k, v in fields.items()})
         return losses(_Replaced(model, lambda rows: values), one)[0]
 
-    with torch.no_grad():  # functorch's grad ignores it; nothing outside is recorded
+    # functorch's grad ignores no_grad, nothing outside is recorded. Fused attention has no batching rule: torch would
+    # go through the examples one by one, and warn of it.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         for start in range(0, len(draw.x), FREE_CHUNK):
             chunk = {k: v[start : start + FREE_CHUNK] for k, v in fields.items()}
             for name, g in vmap(grad(loss), in_dims=(None, 0))(values, chunk).items():

@@ -102,10 +102,11 @@ def forward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], v: 
             def of(weights: Vector, part: Draw = part) -> Tensor:
                 return functional_call(loss, weights, (part,))
 
-            found.append(jvp(of, (weights,), (tangents,))[1].float())
+            found.append(jvp(of, (weights,), (tangents,))[1])
     if not found:
         raise InputError("influence: no remain examples")
-    return torch.cat(found)
+    product = torch.cat(found)
+    return product.to(at_least_float32(product))
 
 
 def backward_product(model: nn.Module, losses: Losses, draws: Iterable[Draw], q: Tensor, chunk: int = CHUNK) -> Vector:

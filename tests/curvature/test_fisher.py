@@ -7,6 +7,7 @@ from functools import partial
 
 import bounds
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -178,6 +179,17 @@ def token_draw():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tokens_sharing_and_free_parameters_equal_the_loop(dtype):
     assert_equals_the_loop(seeded(Tokens).to(dtype), Classification(12).losses, [token_draw()], dtype)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_transformer_with_free_parameters_equals_the_loop_and_is_quiet(dtype):
+    """Class token and positions go through vmap, and with them the attention."""
+    options = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = seeded(timm.create_model, "vit_tiny_patch16_224", in_chans=1, num_classes=3, **options).to(dtype)
+    assert model.blocks[0].attn.fused_attn
+    draw = Draw(images(N, 1, 8, dtype), torch.arange(N) % 3)
+    assert_equals_the_loop(model, Classification(3).losses, [draw], dtype)
 
 
 @pytest.mark.parametrize("broadcast", [(), ("scale",)])

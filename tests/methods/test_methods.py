@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import bounds
 import cases
 import pytest
 import torch
@@ -67,6 +68,11 @@ def original(request, tmp_path_factory):
         return request.param, run, prepared(request.param, run)
 
 
+def possible(names, mode_of) -> list[tuple[str, str]]:
+    """(world, name) where the world has the mode: decision boundaries are moved in classifiers only."""
+    return [(world, name) for world in cases.WORLDS for name in names if mode_of(name) in cases.WORLDS[world]]
+
+
 def prepared(world: str, run: Path) -> dict[str, list[str]]:
     """What stands for the upper-case words of VARIANTS."""
     return {
@@ -86,18 +92,21 @@ def losses(run: Path) -> dict[str, list[float]]:
     return {n: [line[n] for line in lines if n in line] for n in sorted(names)}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Four steps, each of which adds a loss's rounding error: u times a condition of at most 500 (what the Fisher's tests
+# measure on the same U-Net), with SLACK: 4.8e-4. Other kernels than those that recorded the numbers differ by 1.6e-5.
+ACROSS_MACHINES = 4 * bounds.SLACK * 500 * bounds.unit()
+
+
+@pytest.mark.parametrize(("original", "variant"), possible(VARIANTS, lambda v: VARIANTS[v][0]), indirect=["original"])
 def test_golden_losses(original, variant):
-    """Losses of four steps equal the recorded ones: rtol 1e-3 across torch versions."""
+    """Losses of four steps equal the recorded ones, to what rounding makes of them on other machines."""
     world, run, parts = original
     mode, *more = arguments(variant, parts)
-    if mode not in cases.WORLDS[world]:
-        pytest.skip("moves decision boundaries: classifiers only")
     found = losses(cases.unlearn(world, mode, run, *more))
     wanted = json.loads(GOLDEN.read_text())[world][variant]
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
-        assert found[name] == pytest.approx(values, rel=1e-3), name
+        assert found[name] == pytest.approx(values, rel=ACROSS_MACHINES), name
 
 
 @pytest.mark.parametrize("mode", ["pretrain", "retrain"])
@@ -106,19 +115,18 @@ def test_golden_losses_of_fresh_models(world, mode):
     more = ["--label_to_forget", "0"] if mode == "retrain" else []
     run = cases.train.main(["--mode", mode, "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY, *more])
     assert run.parent == Path("results/digits") / mode
-    assert losses(run)["loss"] == pytest.approx(json.loads(GOLDEN.read_text())[world][mode]["loss"], rel=1e-3)
+    wanted = json.loads(GOLDEN.read_text())[world][mode]["loss"]
+    assert losses(run)["loss"] == pytest.approx(wanted, rel=ACROSS_MACHINES)
 
 
 ALWAYS_MASKED = [name for name, runner in MODES.items() if getattr(runner, "always_masked", False)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("mode", ALWAYS_MASKED)
+@pytest.mark.parametrize(("original", "mode"), possible(ALWAYS_MASKED, lambda m: m), indirect=["original"])
 def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     """Whatever the method, and with momentum and weight decay: what the mask freezes does not move at all."""
     world, run, parts = original
-    if mode not in cases.WORLDS[world]:
-        pytest.skip("moves decision boundaries: classifiers only")
     more = parts["FISHER"] if mode == "sa" else []
     settings = [
         "--set",

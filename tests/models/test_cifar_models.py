@@ -2,6 +2,7 @@
 
 import itertools
 
+import bounds
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ def build(arch, n_classes=10, **kwargs):
     return models.build({"name": "cifar", "kwargs": {"arch": arch, "n_classes": n_classes, **kwargs}}).eval()
 
 
-def images(n=2, channels=3, size=32):
-    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(1))
+def images(n=2, channels=3, size=32, dtype=torch.float32):
+    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 def conv(channels, out, kernel=3, bias=0):
@@ -87,30 +88,31 @@ def test_small_grey_images(arch, size):
 @pytest.mark.parametrize("arch", ["resnet18", "resnet20s", "vgg16_bn"])
 def test_normalisation_is_inside(arch):
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]
-    net, plain = build(arch, mean=mean, std=std), build(arch, **PLAIN)
-    x = images()
-    normalised = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(net(x), plain(normalised), rtol=1e-4, atol=1e-5)
+    net, plain = build(arch, mean=mean, std=std).double(), build(arch, **PLAIN).double()
+    x = images(dtype=torch.float64)
+    # the numbers as the model keeps them, in float32
+    normalised = (x - torch.tensor(mean).double()[:, None, None]) / torch.tensor(std).double()[:, None, None]
+    assert bounds.error(net(x), plain(normalised)) < bounds.TIGHT
     assert not torch.allclose(net(x), plain(x), atol=1e-3)
     assert {"mean", "std"} <= set(net.state_dict()) and net.mean.shape == (3, 1, 1)
 
 
 def test_resnet18_is_torchvisions_with_another_stem():
-    net, plain = build("resnet18", **PLAIN), torchvision.models.resnet18(num_classes=10).eval()
+    net, plain = build("resnet18", **PLAIN).double(), torchvision.models.resnet18(num_classes=10).double().eval()
     state = {k: v for k, v in net.state_dict().items() if k not in ("mean", "std")}
     assert list(state) == list(plain.state_dict())
     stem = state.pop("conv1.weight")
     assert stem.shape == (64, 3, 3, 3)
     plain.load_state_dict(state, strict=False)
-    x = images()
+    x = images(dtype=torch.float64)
     h = F.relu(plain.bn1(F.conv2d(x, stem, padding=1)))  # (N,64,32,32): nothing is halved before layer2
     h = plain.layer4(plain.layer3(plain.layer2(plain.layer1(h))))
-    torch.testing.assert_close(net(x), plain.fc(h.mean((2, 3))), rtol=1e-4, atol=1e-5)
+    assert bounds.error(net(x), plain.fc(h.mean((2, 3)))) < bounds.TIGHT
 
 
 def test_thin_resnet_is_the_papers():
     """The whole forward pass again, from the weights by name: conv-bn-relu-conv-bn, plus shortcut, relu."""
-    net = build("resnet20s", **PLAIN)
+    net = build("resnet20s", **PLAIN).double()
     for m in net.modules():  # statistics that are not 0 and 1
         if isinstance(m, nn.BatchNorm2d):
             m.running_mean.uniform_(-0.1, 0.1)
@@ -122,19 +124,19 @@ def test_thin_resnet_is_the_papers():
         bn = [w[f"{prefix}bn{i}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
         return F.batch_norm(h, *bn)
 
-    x = images()
+    x = images(dtype=torch.float64)
     h = F.relu(conv_bn(x, "", 1))
     for stage in (1, 2, 3):
         for block in range(3):
             prefix, shortcut = f"layer{stage}.{block}.", h
             stride = 2 if stage > 1 and block == 0 else 1
             if stride == 2:
-                zeros = torch.zeros(2, h.shape[1] // 2, h.shape[2] // 2, h.shape[3] // 2)
+                zeros = h.new_zeros(2, h.shape[1] // 2, h.shape[2] // 2, h.shape[3] // 2)
                 shortcut = torch.cat([zeros, h[:, :, ::2, ::2], zeros], 1)
             out = conv_bn(F.relu(conv_bn(h, prefix, 1, stride)), prefix, 2)
             h = F.relu(out + shortcut)
     assert h.shape == (2, 64, 8, 8)
-    torch.testing.assert_close(net.features(x), h.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    assert bounds.error(net.features(x), h.mean((2, 3))) < bounds.TIGHT
 
 
 def test_shortcut_without_weights():
@@ -144,13 +146,13 @@ def test_shortcut_without_weights():
 
 
 def test_vgg_is_torchvisions_up_to_the_last_pool():
-    net, plain = build("vgg16_bn", **PLAIN), torchvision.models.vgg16_bn().eval()
+    net, plain = build("vgg16_bn", **PLAIN).double(), torchvision.models.vgg16_bn().double().eval()
     names = {k for k in plain.state_dict() if k.startswith("features.")}
     state = {k.replace("body.", "features."): v for k, v in net.state_dict().items() if k.startswith("body.")}
     assert set(state) == names
     plain.load_state_dict(state, strict=False)
-    x = images()
-    torch.testing.assert_close(net.features(x), plain.features(x)[:, :, 0, 0])
+    x = images(dtype=torch.float64)
+    assert bounds.error(net.features(x), plain.features(x)[:, :, 0, 0]) < bounds.TIGHT
 
 
 @pytest.mark.parametrize("size, pools", [(3, 1), (4, 2), (8, 3), (28, 4), (32, 5), (64, 5)])

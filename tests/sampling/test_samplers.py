@@ -95,9 +95,10 @@ def test_image_k_is_the_same_in_every_batch(name, monkeypatch):
 
 @pytest.fixture
 def three_threads():
+    before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
-    torch.set_num_threads(1)
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["ddim", "quad", "solver"])
