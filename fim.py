@@ -11,7 +11,7 @@ from functions.config.cli import add_config_arguments, config_flags, run_main
 EPILOG = """example, on data that needs no download:
   python sample.py --config digits_sample.yml --ckpt_folder RUN --mode sample_classes --n_samples_per_class 20
   python fim.py --config digits_fim.yml --ckpt_folder RUN --n_chunks 4
-  python train.py --config digits_sa.yml --ckpt_folder RUN --label_to_forget 0 --mode sa
+  python train.py --config digits_baselines.yml --ckpt_folder RUN --label_to_forget 0 --mode sa
 
 reads RUN/class_samples/<class>/ and writes RUN/fisher_dict.safetensors and, as the published scripts name it,
 RUN/fisher_dict.pkl. The same command goes on where it was stopped."""

@@ -21,8 +21,8 @@ EPILOG = """the main job, on data that needs no download:
 baselines, from the same RUN:
   SalUn     --mode generate_mask, then --mode salun --mask_path results/digits/mask/0/with_0.5.safetensors
             (both with --config digits_saliency_unlearn.yml)
-  SA        sample.py --mode sample_classes, fim.py, then --config digits_sa.yml --mode sa
-  the rest  --config digits_MODE.yml --mode MODE for finetune, ga, esd, erasediff
+  SA        sample.py --mode sample_classes, fim.py, then --config digits_baselines.yml --mode sa
+  the rest  --config digits_baselines.yml --mode MODE for finetune, ga, esd, erasediff and those of classifiers
 
 classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stands for):
   python train.py --mode pretrain --dataset cifar10 --arch resnet18 --lr 0.1 --epochs 182 --save_dir ORIGIN

@@ -29,7 +29,10 @@ GAMMA, SHARE = "2.0", "0.5"  # of the masks of SFR-on and SalUn
 VALIDATION = (0, 100)  # class and seed of the trials
 
 
-# Six trials for each method, at most 350 steps each: overrides of digits_<method>.yml. The last two were chosen
+OWN_CONFIG = {"sfron": "digits_sfron.yml", "salun": "digits_saliency_unlearn.yml"}  # the others share a file
+
+
+# Six trials for each method, at most 350 steps each: overrides of the method's config. The last two were chosen
 # after the first four had been seen: fewer steps where the class was forgotten, more force where it was not.
 def trial(lr: str, n_iters: int = 350, **more: str) -> dict[str, object]:
     return {"optim.lr": lr, "training.n_iters": n_iters, **{key.replace("__", "."): v for key, v in more.items()}}
@@ -118,7 +121,7 @@ class Pieces:
     def unlearned(self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None) -> Path:
         """A run of `method` from the pretrained model of this seed, with its mask, Fisher or replay made first."""
         start = ["--ckpt_folder", self.pretrained(seed), "--label_to_forget", label]
-        config = f"digits_{'saliency_unlearn' if method == 'salun' else method}.yml"
+        config = OWN_CONFIG.get(method, "digits_baselines.yml")
         sets = [word for key, value in (settings or {}).items() for word in ("--set", f"{key}={value}")]
         prepared = PREPARE.get(method, lambda *_: [])(self, label, seed)
         return self.train(f"{method}{trial}_c{label}_s{seed}", config, method, seed, *start, *prepared, *sets)

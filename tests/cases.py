@@ -15,19 +15,17 @@ from functions.config.methods import METHODS
 from functions.storage import checkpoint
 
 # config files per mode, and what makes them small
-BASELINES = ("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget")
+BASELINES = (
+    *("finetune", "ga", "sa", "esd", "erasediff"),
+    *("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget"),
+)
 WORLDS = {
     "ddpm": {
         "pretrain": ["digits_pretrain.yml", "--set", "model.ch=8"],
         "fisher": ["digits_fisher.yml", "--set", "fisher.draws=1", "--set", "fisher.batch_size=300"],
         "sfron": ["digits_sfron.yml"],
-        "finetune": ["digits_finetune.yml"],
-        "ga": ["digits_ga.yml"],
         "saliency": ["digits_saliency_unlearn.yml", "--set", "saliency.draws=1"],
         "salun": ["digits_saliency_unlearn.yml"],
-        "sa": ["digits_sa.yml"],
-        "esd": ["digits_esd.yml"],
-        "erasediff": ["digits_erasediff.yml"],
         **{mode: ["digits_baselines.yml"] for mode in BASELINES},
         "iu": ["digits_baselines.yml", "--set", "iu.k=8"],
     },

@@ -100,7 +100,9 @@ def test_selective_amnesia_pipeline(pretrained, monkeypatch):
     assert sorted(int(p.name) for p in (ckpt_path / "class_samples").iterdir() if p.is_dir()) == list(range(10))
     run(f"python fim.py --config digits_fim.yml --ckpt_folder {ckpt_path} --n_chunks 20 --set fim.per_class=1")
     assert (ckpt_path / "fisher_dict.pkl").is_file()
-    out = run(f"python train.py --config digits_sa.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode sa {TOY}")
+    out = run(
+        f"python train.py --config digits_baselines.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode sa {TOY}"
+    )
     assert re.fullmatch(r"results/digits/forget_0/sa/\d{4}_\d\d_\d\d_\d{6}", str(out))
     shutil.rmtree(ckpt_path / "class_samples")  # other tests draw other samples there
 
@@ -126,7 +128,7 @@ def test_other_baselines(pretrained, monkeypatch, mode):
     folder, ckpt_path = pretrained
     monkeypatch.chdir(folder)
     out = run(
-        f"python train.py --config digits_{mode}.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode {mode} {TOY}"
+        f"python train.py --config digits_baselines.yml --ckpt_folder {ckpt_path} --label_to_forget 0 --mode {mode} {TOY}"
     )
     assert out.parent == Path(f"results/digits/forget_0/{mode}")
 

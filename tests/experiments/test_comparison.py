@@ -66,6 +66,8 @@ def script(monkeypatch):
             cfg["model"]["ch"] = 8
         if "training" in cfg:
             cfg["training"] |= {"n_iters": 2, "batch_size": 8, "snapshot_freq": 2}
+        for block in cfg.get("modes", {}).values():
+            block.pop("training", None)
         if "fisher" in cfg:
             cfg["fisher"]["draws"] = 1
         if "fim" in cfg:

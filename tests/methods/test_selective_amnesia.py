@@ -211,7 +211,7 @@ def test_the_loss_is_the_sum_of_its_three_parts(run, monkeypatch):
 
 
 def test_a_resumed_run_keeps_the_originals_anchor(run):
-    argv = ["--mode", "sa", "--config", "digits_sa.yml", *cases.TOY, *cases.from_run(run, 0)]
+    argv = ["--mode", "sa", "--config", "digits_baselines.yml", *cases.TOY, *cases.from_run(run, 0)]
     whole = cases.train.main([*argv, "--set", "optim.lr_schedule=constant"])
     half = cases.train.main([*argv, "--set", "optim.lr_schedule=constant", "--set", "training.n_iters=2"])
     resumed = cases.train.main([*argv, "--set", "optim.lr_schedule=constant", "--resume", str(half)])
@@ -220,7 +220,7 @@ def test_a_resumed_run_keeps_the_originals_anchor(run):
 
 def test_a_run_is_not_continued_with_another_fisher_or_other_replay(run):
     copy = Path(shutil.copytree(run, "copy"))
-    argv = ["--mode", "sa", "--config", "digits_sa.yml", *cases.TOY, *cases.from_run(copy, 0)]
+    argv = ["--mode", "sa", "--config", "digits_baselines.yml", *cases.TOY, *cases.from_run(copy, 0)]
     begun = cases.train.main([*argv, "--set", "training.n_iters=2"])
     fisher, made = load_tensors(copy / "fisher_dict.safetensors")
     save_tensors(copy / "fisher_dict.safetensors", {n: 2 * f for n, f in fisher.items()}, made)
