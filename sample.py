@@ -106,7 +106,7 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
         made["record"]["classes"] = contract.check_folder(out, made)
         wanted = [(c, k) for c, k in wanted if not (out / str(c) / f"{k}.png").exists()]
     if args.dry_run:
-        print(plan(cfg, meta, kind, out, len(wanted)))
+        print(contract.plan(cfg, meta, kind, out, len(wanted)))
         return None
     print(f"{out}: {len(wanted)} images to draw of class {', '.join(map(str, classes))}", flush=True)
     # all have looked before one writes
@@ -119,18 +119,6 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
         write_samples(out, batches, made, cfg.sampling)
     distributed.agree({"command": "sample"})  # nobody leaves before all have written
     return out
-
-
-def plan(cfg: Config, meta: dict, kind: str, out: Path, n_images: int) -> str:
-    """What --dry_run prints after the config."""
-    s = cfg.sampling
-    calls = -(-n_images // s.batch_size) * s.timesteps
-    lines = [
-        f"{cfg.ckpt_folder} at step {meta['step']}: {meta['model']['name']}, {kind} weights",
-        f"{s.timesteps} steps of {s.sample_type}, guidance {s.cond_scale}, {calls} in all in batches of {s.batch_size}",
-        f"would write: {n_images} images of {'x'.join(map(str, meta['data']['shape']))} to {out}",
-    ]
-    return "\n".join(lines)
 
 
 def load(cfg: Config, snapshot, kind: str):

@@ -23,7 +23,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from functions.curvature.gradients import add_, evaluating, gradients_of, scaled, zeros
+from functions.curvature.gradients import add_, at_least_float32, evaluating, gradients_of, scaled, zeros
 from functions.errors import InputError
 from functions.tasks import Draw
 

@@ -83,3 +83,15 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
                     "move the folder away, or ask for the same"
                 )
     return sorted({*found["record"]["classes"], *wanted["record"]["classes"]})
+
+
+def plan(cfg: Config, meta: dict, kind: str, out: Path, n_images: int) -> str:
+    """What --dry_run prints after the config."""
+    s = cfg.sampling
+    calls = -(-n_images // s.batch_size) * s.timesteps
+    lines = [
+        f"{cfg.ckpt_folder} at step {meta['step']}: {meta['model']['name']}, {kind} weights",
+        f"{s.timesteps} steps of {s.sample_type}, guidance {s.cond_scale}, {calls} in all in batches of {s.batch_size}",
+        f"would write: {n_images} images of {'x'.join(map(str, meta['data']['shape']))} to {out}",
+    ]
+    return "\n".join(lines)
