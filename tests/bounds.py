@@ -10,7 +10,8 @@ which nobody derives by hand. `condition` measures it: the error of plain float3
 units of u. It belongs to the function and its input, not to the kernel, within a factor: SLACK.
 
 Where nothing asks for float32, a comparison runs in float64 and is held to TIGHT: enough for any condition up to 10^4
-(the worst measured in these tests is 500), and five digits below what a number rounded to float32 on the way shows.
+(the worst measured in these tests is 222, the U-Net of 48 channels with guidance), and four digits below what a number
+rounded to float32 on the way shows.
 """
 
 from __future__ import annotations

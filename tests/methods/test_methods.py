@@ -92,8 +92,8 @@ def losses(run: Path) -> dict[str, list[float]]:
     return {n: [line[n] for line in lines if n in line] for n in sorted(names)}
 
 
-# Four steps, each of which adds a loss's rounding error: u times a condition of at most 500 (what the Fisher's tests
-# measure on the same U-Net), with SLACK: 4.8e-4. Other kernels than those that recorded the numbers differ by 1.6e-5.
+# Four steps, each adding the rounding error of a loss: u times a condition taken as 500 (Fishers of a U-Net: up to 222,
+# test_fisher.py), with SLACK: 4.8e-4. An assumption with room, not a derivation: two other kernels differ by 1.6e-5.
 ACROSS_MACHINES = 4 * bounds.SLACK * 500 * bounds.unit()
 
 
