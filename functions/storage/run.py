@@ -73,12 +73,12 @@ class RunFolder:
         if not (run.logs / "origin.json").is_file():
             raise InputError(f"--resume {path}: not a run folder (wanted logs/origin.json in it)")
         began = read_json(run.logs / "origin.json")
-        if began.get("format") != origin.get("format"):
-            raise InputError(
-                f"--resume {path}: began before configs had a section per mode: its hash cannot be compared; "
-                "start anew or use the version that began it"
-            )
         for key, value in origin.items():
+            if key == "format" and began.get(key) != value:
+                raise InputError(
+                    f"--resume {path}: began before configs had a section per mode: its hash cannot be compared; "
+                    "start anew or use the version that began it"
+                )
             if began.get(key) != value:
                 raise InputError(
                     f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "

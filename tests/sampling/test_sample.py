@@ -119,7 +119,7 @@ def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
     unet = models.build(meta["model"])
     unet.load_state_dict(checkpoint.load_weights("run", "raw"))
     cfg = sample.config.load_config("digits_sample.yml", "sample", flags={"ckpt_folder": "run", "timesteps": 4})
-    task, _ = sample.load(cfg, meta)
+    task, _ = sample.load(cfg, checkpoint.Snapshot.open("run"), "raw")
     images = samplers.generate(task, unet, [3, 3, 7, 7], [0, 1, 0, 1], (1, 8, 8), cfg.sampling, seed=5)
     for (c, k), wanted in zip([(3, 0), (3, 1), (7, 0), (7, 1)], images):
         assert Image.open(folder / f"{c}/{k}.png").mode == "L"

@@ -20,7 +20,7 @@ POINT = torch.linspace(0.05, 0.95, 64).view(SHAPE)  # the only image of a one-po
 
 
 def make_task():
-    return Denoising(ALPHA_BAR, Pixels(), n_classes=3, p_uncond=0.1, reduction="sum")
+    return Denoising(ALPHA_BAR, Pixels(), n_conditions=3, p_uncond=0.1, reduction="sum")
 
 
 def make_unet():
