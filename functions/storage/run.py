@@ -72,17 +72,17 @@ class RunFolder:
         if not (run.logs / "origin.json").is_file():
             raise InputError(f"--resume {path}: not a run folder (wanted logs/origin.json in it)")
         began = read_json(run.logs / "origin.json")
-        if began.get("format") != origin.get("format"):
-            raise InputError(
-                f"--resume {path}: began before configs had a section per mode: its hash cannot be compared; "
-                "start anew or use the version that began it"
-            )
         for key, value in origin.items():
-            if began.get(key) != value:
+            if began.get(key) == value:
+                continue
+            if key == "format":
                 raise InputError(
-                    f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "
-                    f"this command has {_brief(value)}"
+                    f"--resume {path}: began before configs had a section per mode: its hash cannot be compared; "
+                    "start anew or use the version that began it"
                 )
+            raise InputError(
+                f"--resume {path}: began with another {key}: {_brief(began.get(key))}, this command has {_brief(value)}"
+            )
         write_atomic(run.logs / "config.yml", config)  # training.n_iters may have grown
         return run
 
