@@ -133,7 +133,7 @@ def load(cfg: Config, snapshot, kind: str):
     device, meta = choose_device(cfg.device), snapshot.meta
     model = models.build(meta["model"])
     checkpoint.load_into(model, snapshot.weights(kind), cfg.ckpt_folder)
-    encoder = models.ENCODERS[meta["encoder"]["name"]](**meta["encoder"]["kwargs"])
+    encoder = models.encoder(meta["encoder"])
     task = denoising(meta["diffusion"], encoder, meta["data"]["n_classes"])
     # dropout draws from torch's own generator: batches matter, runs don't
     if cfg.sampling.train_mode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from functions.errors import InputError
 from models.cifar import cifar
 from models.classifiers import ResNet, SmallCNN, timm_classifier
 from models.encoders import Pixels
@@ -14,5 +15,16 @@ ENCODERS = {"pixels": Pixels}
 
 
 def build(meta: dict) -> nn.Module:
-    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it."""
-    return MODELS[meta["name"]](**meta["kwargs"])
+    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it. InputError for unknown names."""
+    return _named(MODELS, "model", meta["name"])(**meta["kwargs"])
+
+
+def encoder(meta: dict) -> Pixels:
+    """The encoder described in the same way."""
+    return _named(ENCODERS, "encoder", meta["name"])(**meta["kwargs"])
+
+
+def _named(known: dict, what: str, name: str):
+    if name not in known:
+        raise InputError(f"{what}: {name!r} is none that this version knows: {', '.join(known)}")
+    return known[name]

@@ -77,7 +77,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
     data = data_meta(cfg, images)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
-    encoder = models.ENCODERS[encoder_meta["name"]](**encoder_meta["kwargs"])
+    encoder = models.encoder(encoder_meta)
     seen = {**data, "shape": encoder.shape(images.shape)}
     wanted = cfg.model and model_meta(cfg.model, seen, MOMENTS.get(images.name))
     if original is not None:

@@ -8,17 +8,18 @@ import torch
 
 import train
 from functions.config import names as keys
+from functions.config.methods import METHODS
+from functions.config.unlearning import Unlearning
 from functions.errors import InputError
 from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask
-from runners import MODES
 
 VIT = "{img_size: 8, patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}"
 MODELS = {
     "cnn": ["--set", "model={name: cnn, width: 4}"],
     "vit": ["--arch", "vit_tiny_patch16_224", "--set", f"model.options={VIT}"],
 }
-UNLEARNING = [m for m, runner in MODES.items() if getattr(runner, "step", None) and not runner.fresh]
+UNLEARNING = [m for m, section in METHODS.items() if issubclass(section, Unlearning)]
 TOY = ["--batch_size", "8", "--epochs", "1"]
 LIMITED = {"sfron": ["--set", "training.n_iters=6"], "sa": ["--set", "training.n_iters=4"], "iu": ["--set", "iu.k=12"]}
 

@@ -257,7 +257,7 @@ def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch):
     original = runners.base.Runner._log
 
     def spy(self, done, stats):
-        rates.append([g["lr"] for o in self._optimizers() for g in o.param_groups])
+        rates.append([g["lr"] for o in self.optimizers for g in o.param_groups])
         original(self, done, stats)
 
     monkeypatch.setattr(runners.base.Runner, "_log", spy)
@@ -376,7 +376,7 @@ def test_data_parallel_only_where_several_devices_are(monkeypatch):
 def test_names_in_files_are_the_plain_models_under_data_parallel(monkeypatch):
     """Without a GPU DataParallel calls the module itself: same numbers, and no `module.` in any file."""
     plain = train.main(command("ddpm", 2))
-    monkeypatch.setattr("functions.training.forward.parallel", lambda model, device: torch.nn.DataParallel(model))
+    monkeypatch.setattr("functions.training.forward.parallel", lambda model, *_: torch.nn.DataParallel(model))
     wrapped = train.main(command("ddpm", 2))
     for kind in ("raw", "ema"):
         assert cases.same(cases.weights(plain, kind), cases.weights(wrapped, kind))

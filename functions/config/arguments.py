@@ -1,0 +1,87 @@
+"""The flags of train.py, by the groups in which --help shows them. Torch-free."""
+
+from __future__ import annotations
+
+import argparse
+
+from functions.config import schema, unlearning
+
+Group = argparse._ArgumentGroup
+
+
+def add_forget_arguments(p: Group) -> None:
+    p.add_argument(
+        "--ckpt_folder", "--model_path", metavar="RUN", help="the run folder whose newest checkpoint to start from"
+    )
+    p.add_argument("--label_to_forget", type=int, metavar="C", help="the class to forget, or to leave out")
+    p.add_argument("--class_to_replace", type=int, metavar="C", help="the same; -1: images of every class")
+    p.add_argument(
+        "--num_indexes_to_replace",
+        type=int,
+        metavar="N",
+        help="forget N images, drawn with the seed from all classes or from the one above",
+    )
+    p.add_argument("--forget_fraction", type=float, metavar="Q", help="forget this share instead of a number")
+    p.add_argument(
+        "--forget_idx", metavar="FILE", help="forget these: a JSON list or .npy of indices into the training images"
+    )
+    p.add_argument("--save_dir", metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
+
+
+def add_unlearning_arguments(p: Group) -> None:
+    p.add_argument(
+        "--mask_path",
+        metavar="FILE",
+        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask, or a published .pt",
+    )
+    p.add_argument("--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum")
+    p.add_argument(
+        "--unlearn_loss",
+        choices=unlearning.PUBLISHED_LOSSES,
+        help="adaga: adaptive ascent; ga: ascent; match: follow another label's prediction; "
+        "relabel: train towards a wrong label; rl: match (ddpm) or relabel (classifier)",
+    )
+    p.add_argument("--forget_alpha", type=float, help="weight of the forget loss")
+    p.add_argument("--decay_forget_alpha", action=argparse.BooleanOptionalAction, help="cosine decay of that weight")
+    p.add_argument("--remain_alpha", type=float, help="weight of the remain loss")
+    p.add_argument(
+        "--alpha", type=float, help="l1_sparse: weight of the norm; iu: step; fisher_forget: scale of the noise"
+    )
+    p.add_argument("--no_l1_epochs", type=int, metavar="E", help="l1_sparse: the last E epochs without the norm")
+    p.add_argument(
+        "--order",
+        choices=("paired", "split", "joint"),
+        help="salun: a forget and a remain batch a step; a pass over each an epoch; both mixed",
+    )
+    p.add_argument("--bn_mode", choices=("update", "freeze", "recalibrate"), help="BatchNorm's running statistics")
+    p.add_argument(
+        "--cond_scale", type=float, help="generate_fisher, generate_mask: guidance w of the differentiated prediction"
+    )
+    p.add_argument(
+        "--export",
+        action=argparse.BooleanOptionalAction,
+        help="generate_mask: also with_<q>.pt, which the published classification scripts read",
+    )
+
+
+def add_training_arguments(p: Group) -> None:
+    p.add_argument(
+        "--dataset",
+        choices=schema.DATASETS,
+        help="without --config: its DATASET_classifier.yml (default: the model's, or cifar10)",
+    )
+    p.add_argument("--data_path", "--data", "--data_dir", metavar="DIR", help="where data sets are, or go")
+    p.add_argument("--arch", help="cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm")
+    p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
+    p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
+    p.add_argument("--batch_size", type=int)
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the model that steps call")
+    p.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="forward passes of training in bfloat16")
+    p.add_argument("--momentum", type=float)
+    p.add_argument("--weight_decay", type=float)
+    p.add_argument("--decreasing_lr", type=epochs, metavar="E,E", help="divide the rate by ten from these epochs on")
+
+
+def epochs(text: str) -> list[int]:
+    """`91,136` -> [91, 136]"""
+    return [int(e) for e in text.split(",")]
