@@ -15,7 +15,7 @@ ENCODERS = {"pixels": Pixels}
 
 
 def build(meta: dict) -> nn.Module:
-    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it. InputError for unknown names."""
+    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it. Else InputError."""
     return _named(MODELS, "model", meta["name"])(**meta["kwargs"])
 
 
