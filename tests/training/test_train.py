@@ -100,9 +100,11 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kill
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "finished before it could be killed"
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "finished before it could be killed"
         killed += 1
-    assert process.wait() == 0, process.stderr.read().decode()
+    said = process.communicate()[1]
+    assert process.returncode == 0, said.decode()
     assert cases.same(cases.weights(whole), cases.weights(run))
     assert cases.stats(whole) == cases.stats(run)
 
