@@ -141,6 +141,58 @@ def test_masks_of_two_processes_are_those_of_one(both):
     assert sum(int((m != two[n]).sum()) for n, m in one.items()) <= 8  # scores that tie but for rounding
 
 
+VARIANTS = {
+    # dropout in the order of memory, moments in bfloat16, statistics made anew, paths dropped
+    "channels_last": ("ddpm", "pretrain", cases.WORLDS["ddpm"]["pretrain"], "training.channels_last=true"),
+    "bfloat16": ("classifier", "pretrain", cases.WORLDS["classifier"]["pretrain"], "training.precision=bf16"),
+    "recalibrated": ("classifier", "finetune", ["digits_classifier.yml"], "unlearn.bn_mode=recalibrate"),
+    "drop path": ("classifier", "pretrain", ["digits_classifier.yml"], None),
+}
+VIT = (
+    "model={name: timm, arch: vit_tiny_patch16_224, options: {img_size: 8, patch_size: 4, embed_dim: 24, depth: 2, "
+    "num_heads: 2, %s}}"
+)
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_whatever_is_random_or_of_the_batch_is_shared(tmp_path, case):
+    world, mode, config, setting = VARIANTS[case]
+    setting = setting or VIT % "drop_rate: 0.2, drop_path_rate: 0.3"
+    origin = cases.from_run(cases.pretrain(world).resolve(), 0) if mode == "finetune" else []
+    words = ["--mode", mode, "--config", *config, *origin, *SHORT, *SGD, "--set", setting]
+    train.main([*words, "--save_dir", "one"])
+    for done in launch(tmp_path, 2, [["train", *words, "--save_dir", "two"]]):
+        assert done.returncode == 0, done.stderr
+    one, two = (cases.weights(tmp_path / side) for side in ("one", "two"))
+    bound = 1e-2 if case == "bfloat16" else 1e-5  # bfloat16 rounds at 2^-8
+    for n, w in one.items():
+        torch.testing.assert_close(two[n], w, rtol=bound, atol=bound, msg=lambda m, n=n: f"{n}: {m}")
+    costs = [checkpoint.load_meta(tmp_path / side)["cost"] for side in ("one", "two")]
+    assert costs[0]["forward"] == costs[1]["forward"]
+
+
+@pytest.mark.parametrize(
+    "options, more, message",
+    [
+        ("attn_drop_rate: 0.5", [], "draws or couples rows in a way of its own"),
+        ("drop_rate: 0.5", ["--set", "training.accumulate=2"], "drops at random: not with several processes"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(tmp_path, options, more, message):
+    words = ["train", "--mode", "pretrain", "--config", "digits_classifier.yml", *SHORT, "--set", VIT % options, *more]
+    for done in launch(tmp_path, 2, [[*words, "--save_dir", "out"]]):
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_the_mean_of_a_tensor_that_is_there_twice(monkeypatch):
+    """autograd gives one tensor to two weights where their gradients are equal."""
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+    g = torch.tensor([3.0])
+    distributed.mean_([g, g])
+    assert g.tolist() == [3.0]
+
+
 # ---- one writes and speaks
 
 
@@ -189,6 +241,8 @@ def test_what_processes_cannot_share_is_refused_at_the_start(tmp_path, change, m
     [
         (["--seed", "1"], "config"),
         (["--set", "data.indices=some.json"], "config"),
+        (["--set", "training.log_freq=2"], "training.log_freq"),
+        (["--set", "training.snapshot_freq=2"], "training.snapshot_freq"),
         (["--data_path", "elsewhere"], None),
     ],
 )
@@ -227,6 +281,6 @@ def test_torchrun_and_dataparallel_exclude_each_other(monkeypatch):
     assert isinstance(distributed.parallel(model, cuda), torch.nn.DataParallel)
     assert distributed.parallel(model, torch.device("cuda:0")) is model
     with pytest.raises(InputError, match="training.compile: not for DataParallel over 2 devices"):
-        distributed.parallel(model, cuda, compiled=True)
+        distributed.parallel(model, cuda, ["compile"])
     monkeypatch.setattr(distributed, "size", lambda: 2)
     assert distributed.parallel(model, cuda) is model
