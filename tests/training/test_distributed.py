@@ -76,15 +76,13 @@ def commands(world: str, run: Path, mask: str, fisher: str) -> dict[str, list[st
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, originals):
     """A folder with `one/<mode>`, written by this process, and `two/<mode>` by two with the same global batch."""
     world, folder = request.param, tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run = cases.pretrain(world, "--set", "training.preview=off").resolve()
-        mask = str(Path(cases.saliency(world, run)).resolve())
-        fisher = str((cases.fisher(world, run) / "remain_fisher.safetensors").resolve())
-        wanted = commands(world, run, mask, fisher)
+        run, mask = originals[world].run, str(originals[world].saliency)
+        wanted = commands(world, run, mask, str(originals[world].mask.with_name("remain_fisher.safetensors")))
         for mode, words in wanted.items():
             train.main([*words, "--save_dir", f"one/{mode}"])
         passes = {
