@@ -13,6 +13,7 @@ from pathlib import Path
 import cases
 import pytest
 import torch
+from processes import Process
 
 import datasets
 import train
@@ -78,32 +79,33 @@ def test_resume_of_unlearning_with_separate_optimisers(originals):
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kills):
     """kill -9 in a real process, resume, again: the same final weights, bit for bit."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    argv = [*command("ddpm", 20 * kills), "--set", "training.snapshot_freq=3"]
+    argv = [*command("ddpm", 12 * kills), "--set", "training.snapshot_freq=3"]
     whole = train.main(argv)
     chance, killed, run = random.Random(0), 0, None
-    base = [sys.executable, str(ROOT / "train.py"), *argv, "--set", "results=killed"]
+    base = [*argv, "--set", "results=killed"]
     while True:
-        process = subprocess.Popen(
-            [*base, *(["--resume", str(run)] if run else [])],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        words = [*base, *(["--resume", str(run)] if run else [])]
+        process = Process(one_thread, (words,), tmp_path, f"process_{killed}", {})
         if killed == kills:
             break
         start = None if run is None else newest(run)
         while run is None or not (run / "logs" / "stats.jsonl").exists() or newest(run) == start:
             run = run or next(iter(tmp_path.glob("killed/digits/pretrain/[0-9]*")), None)  # not one in the making
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.alive(), process.wait().stderr
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "finished before it could be killed"
+        time.sleep(chance.uniform(0, 0.06))
+        process.kill()
+        assert process.wait().returncode == -signal.SIGKILL, "finished before it could be killed"
         killed += 1
-    assert process.wait() == 0, process.stderr.read().decode()
+    done = process.wait()
+    assert done.returncode == 0, done.stderr
     assert cases.same(cases.weights(whole), cases.weights(run))
     assert cases.stats(whole) == cases.stats(run)
+
+
+def one_thread(words: list[str]) -> None:
+    torch.set_num_threads(1)
+    train.main(words)
 
 
 def newest(run: Path) -> str:
