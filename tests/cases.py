@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import fim
 import generate_fisher_mask
 import sample
 import train
+from functions.config import layers
 from functions.config.methods import METHODS
 from functions.storage import checkpoint
 
@@ -139,6 +142,27 @@ class Toy:
     def replay_fisher(self) -> Path:
         """Selective Amnesia's Fisher; for a diffusion model with its samples to replay."""
         return self._made(replay_fisher, self.run)
+
+
+def small_configs(patch: pytest.MonkeyPatch) -> None:
+    """configs/ is a copy here in which the digits DDPM is small: two steps, 25 timesteps, samples of 4, no previews."""
+    shutil.copytree(layers.CONFIG_FOLDER, "configs")
+    small = {
+        "diffusion": {"timesteps": 25},
+        "model": {"ch": 8},
+        "training": {"n_iters": 2, "batch_size": 8, "snapshot_freq": 2, "preview": "off"},
+        "fisher": {"draws": 1},
+        "fim": {"per_class": 2},
+        "sampling": {"timesteps": 4},
+    }
+    for path in Path("configs/ddpm").glob("digits*.yml"):
+        cfg = yaml.safe_load(path.read_text())
+        for section in cfg.keys() & small.keys():
+            cfg[section] |= small[section]
+        for block in cfg.get("modes", {}).values():
+            block.pop("training", None)
+        path.write_text(yaml.safe_dump(cfg))
+    patch.setattr(layers, "CONFIG_FOLDER", Path("configs").resolve())
 
 
 def from_run(run: Path, label: int) -> list[str]:

@@ -141,6 +141,8 @@ def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     """Whatever the method, and with momentum and weight decay: what the mask freezes does not move at all."""
     world, run, parts = original
     more = parts["FISHER"] if mode == "sa" else []
+    if mode == "iu":  # passes over all images
+        more = ["--set", "training.batch_size=300"]
     settings = [
         "--set",
         f"optim.name={optimizer}",
