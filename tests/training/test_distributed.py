@@ -1,16 +1,16 @@
 """Two processes compute what one does: every method of every world, and what goes wrong between them is said."""
 
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import cases
 import pytest
 import torch
+import worker
+from processes import Process
 
 import train
 from functions.errors import InputError
@@ -19,38 +19,26 @@ from functions.storage.artifacts import load_mask, load_tensors
 from functions.training import distributed
 from runners import MODES
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name("worker.py")
 PASSES = ("generate_fisher", "generate_mask")
 
 
-def launch(folder: Path, n: int, commands: list | dict, *more: str) -> list[subprocess.CompletedProcess]:
+def launch(folder: Path, n: int, commands: list | dict, *more: tuple) -> list[subprocess.CompletedProcess]:
     """What each of n processes did with the commands: the same ones, or those of its rank where they are a dict."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     started = []
     for rank in range(n):
-        path = folder / f"commands_{rank}.json"
-        path.write_text(json.dumps(commands[rank] if isinstance(commands, dict) else commands))
         env = {
-            **os.environ,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(n),
-            "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         }
-        words = [sys.executable, str(WORKER), str(path), *more]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(words, cwd=folder, env=env, **pipes))
-    done = []
-    for process in started:
-        out, err = process.communicate(timeout=300)
-        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-    return done
+        words = (commands[rank] if isinstance(commands, dict) else commands, *more)
+        started.append(Process(worker.main, words, folder, f"process_{rank}", env))
+    return [process.wait() for process in started]
 
 
 # ---- the same weights
@@ -76,15 +64,13 @@ def commands(world: str, run: Path, mask: str, fisher: str) -> dict[str, list[st
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, originals):
     """A folder with `one/<mode>`, written by this process, and `two/<mode>` by two with the same global batch."""
     world, folder = request.param, tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run = cases.pretrain(world, "--set", "training.preview=off").resolve()
-        mask = str(Path(cases.saliency(world, run)).resolve())
-        fisher = str((cases.fisher(world, run) / "remain_fisher.safetensors").resolve())
-        wanted = commands(world, run, mask, fisher)
+        run, mask = originals[world].run, str(originals[world].saliency)
+        wanted = commands(world, run, mask, str(originals[world].mask.with_name("remain_fisher.safetensors")))
         for mode, words in wanted.items():
             train.main([*words, "--save_dir", f"one/{mode}"])
         passes = {
@@ -260,7 +246,7 @@ def test_processes_that_were_told_different_things_are_named(tmp_path, change, k
 def test_when_one_process_dies_the_other_ends_with_a_line(tmp_path):
     started = time.monotonic()
     words = [*PRETRAIN, "--set", "training={n_iters: 400, batch_size: 8, ema: false, snapshot_freq: 2}"]
-    first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], "die:1:5")
+    first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], (1, 5))
     assert second.returncode == 9 and first.returncode == 2 and time.monotonic() - started < 60
     assert "process 0 of 2: the others do not answer, one of them has ended" in first.stderr
     assert first.stderr.count("\n") == 1 and checkpoint.load_meta(tmp_path / "out")["step"] == 4
