@@ -183,10 +183,11 @@ def draw_picture(out: Path, before: Path, after: Path, label: int) -> None:
 
     from functions.experiments.pictures import before_after
 
-    rows = [
-        [[Image.open(run / "class_samples" / str(c) / f"{k}.png") for k in range(ROW)] for c in range(10)]
-        for run in (before, after)
-    ]
+    def drawn(run: Path, c: int, k: int) -> Image.Image:
+        with Image.open(run / "class_samples" / str(c) / f"{k}.png") as image:
+            return image.convert("RGB")
+
+    rows = [[[drawn(run, c, k) for k in range(ROW)] for c in range(10)] for run in (before, after)]
     before_after(*rows, [str(c) for c in range(10)], label).save(out / "before_after.png")
 
 

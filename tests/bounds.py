@@ -38,7 +38,8 @@ def rounding(n: int, dtype: torch.dtype = torch.float32) -> float:
 
 def error(found: Tensor, exact: Tensor) -> float:
     """Largest error over largest value."""
-    return float((found.double() - exact.double()).abs().max() / exact.double().abs().max())
+    found, exact = found.detach().double(), exact.detach().double()
+    return float((found - exact).abs().max() / exact.abs().max())
 
 
 def condition(plain: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+# Warnings are errors here: a warning that torch shows once a process would fail one test and hide in all others.
+torch.set_warn_always(True)
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,8 @@ def test_quickstart_from_nothing_to_table_and_picture(small_configs, capsys):
     stages = ("import", "pretrain", "fisher", "mask", "sfron", "classifier", "sample before", "judge after", "total")
     assert all(metrics["seconds"][stage] >= 0 for stage in stages)
     assert "class 3 (forgotten): UA" in out and "kept classes, w = 0.0: FID[classifier]" in out
-    assert Image.open("results/quickstart/before_after.png").width > 16 * TILE
+    with Image.open("results/quickstart/before_after.png") as page:
+        assert page.width > 16 * TILE
 
 
 def test_the_forgotten_row_is_framed_and_images_stand_where_they_belong():

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import bounds
 import cases
 import numpy as np
 import pytest
@@ -61,23 +62,24 @@ def test_labels_are_dropped_only_when_asked():
 
 
 def test_sweep_is_the_mean_of_squared_sums_of_single_gradients():
-    model = Net().train()
-    sums = list(sweep(model, task().losses, (draws(4, i) for i in range(3))))
+    model = Net().double().train()
+    double = lambda n, i: (d._replace(x=d.x.double(), eps=d.eps.double()) for d in draws(n, i))
+    sums = list(sweep(model, task().losses, (double(4, i) for i in range(3))))
     total = sums[-1]
     assert len(sums) == 3 and model.training and all(p.grad is None for p in model.parameters())
     model.eval()
     wanted = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for i in range(3):
         summed = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-        for d in draws(12, i):  # batch 1 per timestep
+        for d in double(12, i):  # batch 1 per timestep
             for name, g in zip(
                 summed, torch.autograd.grad(task().losses(model, d).sum(), list(model.parameters()), allow_unused=True)
             ):
                 summed[name] += 0 if g is None else g
         for name, g in summed.items():
             wanted[name] += g**2
-    for name, w in wanted.items():
-        assert torch.allclose(total[name], w, rtol=1e-5, atol=0), name
+    for name in wanted.keys() - {"unused"}:
+        assert bounds.error(total[name], wanted[name]) < bounds.TIGHT, name
     assert (total["unused"] == 0).all() and (total["conv.weight"] > 0).all()
 
 
@@ -132,7 +134,7 @@ def test_the_fisher_lies_where_the_readme_says_in_both_formats(run):
     assert b"module.conv_in.weight" in (run / "fisher_dict.pkl").read_bytes()  # the published names
 
 
-def test_an_interrupted_fisher_goes_on_to_the_same_bits(run, monkeypatch, capsys):
+def test_an_interrupted_fisher_goes_on_where_it_stopped(run, monkeypatch, capsys):
     wanted, _ = load_tensors(run / "fisher_dict.safetensors")
     (run / "fisher_dict.safetensors").unlink()
     passed = []
@@ -155,7 +157,11 @@ def test_an_interrupted_fisher_goes_on_to_the_same_bits(run, monkeypatch, capsys
     make_fisher(run, "--n_chunks", "7")
     assert passed == [3] and "resuming after 3 of 10" in capsys.readouterr().out
     found, made = load_tensors(run / "fisher_dict.safetensors")
-    assert all(torch.allclose(found[n], wanted[n], rtol=1e-4) for n in wanted)  # other chunks, other rounding
+    # Other chunks, other rounding: of a square twice that of a gradient, whose condition is taken as 500. A bias of the
+    # keys has no gradient but rounding, for attention's softmax takes away what all keys have in common.
+    off = 2 * bounds.SLACK * 500 * bounds.unit()
+    for n in (n for n in wanted if not n.endswith(".k.bias")):
+        assert (found[n] - wanted[n]).abs().max() <= off * wanted[n].max(), n
     assert made["cost"]["forward"] == 250 and not list(run.glob(".fisher_dict*"))
 
 
@@ -187,7 +193,8 @@ def test_the_class_is_replaced_by_noise_and_the_others_are_the_models_own_sample
 
 
 def _png(path):
-    return np.array(Image.open(path))
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def test_the_loss_is_the_sum_of_its_three_parts(run, monkeypatch):
@@ -326,7 +333,7 @@ def test_replay_that_is_not_there_is_named(run, missing, message):
 def test_replay_of_another_size_is_refused(run):
     copy = Path(shutil.copytree(run, "copy"))
     for path in copy.glob("class_samples/*/*.png"):
-        Image.open(path).resize((9, 9)).save(path)
+        Image.fromarray(_png(path)).resize((9, 9)).save(path)
     with pytest.raises(InputError, match=r"class_samples: images of shape \(1, 9, 9\), the model draws \(1, 8, 8\)"):
         make_fisher(copy)
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,8 @@ def files(folder):
 
 
 def pixels(path):
-    return np.array(Image.open(path)).astype(int)
+    with Image.open(path) as image:
+        return np.array(image).astype(int)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
     task, _ = sample.load(cfg, checkpoint.Snapshot.open("run"), "raw")
     images = samplers.generate(task, unet, [3, 3, 7, 7], [0, 1, 0, 1], (1, 8, 8), cfg.sampling, seed=5)
     for (c, k), wanted in zip([(3, 0), (3, 1), (7, 0), (7, 1)], images):
-        assert Image.open(folder / f"{c}/{k}.png").mode == "L"
         grey = pixels(folder / f"{c}/{k}.png")
+        assert grey.shape == (8, 8)
         assert abs(grey - (wanted[0].numpy() * 255)).max() <= 1.5
         assert abs(grey - pixels(other / f"{c}/{k}.png")).max() <= 1
     assert abs(pixels(folder / "3/0.png") - pixels(folder / "7/0.png")).max() > 10
@@ -292,7 +292,7 @@ def test_visualization_is_one_picture_with_a_row_per_class():
         assert (cell == cell[::4, ::4].repeat(4, 0).repeat(4, 1)).all()
     assert json.loads(path.with_suffix(".json").read_text())["record"]["classes"] == list(range(1, 9))
     path = run("run", "visualization", few=["--timesteps", "2"])  # the config's 100 a class would be no picture
-    assert Image.open(path).size == (10 * 33 - 1, 10 * 33 - 1)
+    assert pixels(path).shape == (10 * 33 - 1, 10 * 33 - 1, 3)
 
 
 def test_uint8_and_minmax():
@@ -360,15 +360,13 @@ def test_published_overlay_samples_with_dropout():
 
 
 def test_a_real_process_says_one_line(tmp_path):
-    """Exit code 2 and one line for bad input; --help within a second of processor time, and without torch."""
+    """Exit code 2 and one line for bad input; --help comes at once, because it does without torch."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "sample.py")]
     options = {"env": env, "capture_output": True, "text": True}
     bad = subprocess.run([*command, "--config", "digits_sampl.yml", "--mode", "sample_fid"], **options)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "digits_sample.yml" in bad.stderr
-    start = time.perf_counter()
     shown = subprocess.run([*command, "--help"], **options, check=True).stdout
-    assert time.perf_counter() - start < 2
     assert "fid_samples_without_label_0_guidance_2.0" in shown
-    code = "import sys, sample; sys.exit('torch' in sys.modules)"
+    code = "import sys, sample; sample.parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env).returncode == 0

@@ -3,7 +3,6 @@
 import json
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import cases
@@ -244,10 +243,9 @@ def test_processes_that_were_told_different_things_are_named(tmp_path, change, k
 
 
 def test_when_one_process_dies_the_other_ends_with_a_line(tmp_path):
-    started = time.monotonic()
     words = [*PRETRAIN, "--set", "training={n_iters: 400, batch_size: 8, ema: false, snapshot_freq: 2}"]
     first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], (1, 5))
-    assert second.returncode == 9 and first.returncode == 2 and time.monotonic() - started < 60
+    assert second.returncode == 9 and first.returncode == 2
     assert "process 0 of 2: the others do not answer, one of them has ended" in first.stderr
     assert first.stderr.count("\n") == 1 and checkpoint.load_meta(tmp_path / "out")["step"] == 4
     assert cases.weights(tmp_path / "out")
