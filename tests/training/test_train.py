@@ -85,7 +85,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kill
     base = [*argv, "--set", "results=killed"]
     while True:
         words = [*base, *(["--resume", str(run)] if run else [])]
-        process = Process(one_thread, (words,), tmp_path, f"process_{killed}", {})
+        process = Process(with_threads, (torch.get_num_threads(), words), tmp_path, f"process_{killed}", {})
         if killed == kills:
             break
         start = None if run is None else newest(run)
@@ -103,8 +103,9 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kill
     assert cases.stats(whole) == cases.stats(run)
 
 
-def one_thread(words: list[str]) -> None:
-    torch.set_num_threads(1)
+def with_threads(n: int, words: list[str]) -> None:
+    """The same bits belong to the same number of threads."""
+    torch.set_num_threads(n)
     train.main(words)
 
 
