@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from functions.config import load as config
-from functions.config.cli import add_config_arguments, config_flags, run_main
+from functions.config.cli import add_config_arguments, config_flags, run_main, say
 
 EPILOG = """example, on data that needs no download:
   python sample.py --config digits_sample.yml --ckpt_folder RUN --mode sample_classes --n_samples_per_class 20
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None):
     args = parser().parse_args(argv)
     cfg = config.load_config(args.config, "fim", args.overlay, args.set, config_flags(args, FLAGS))
     if args.dry_run:
-        print(config.dump_config(cfg))
+        say(config.dump_config(cfg))
 
     # torch and its friends: only now, so that --help comes at once
     from functions.training.distributed import processes

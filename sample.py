@@ -8,7 +8,7 @@ from pathlib import Path
 
 from functions.config import load as config
 from functions.config.classes import classes_suffix, parse_classes
-from functions.config.cli import add_config_arguments, config_flags, run_main
+from functions.config.cli import add_config_arguments, config_flags, run_main, say
 from functions.config.schema import Config
 from functions.errors import InputError
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> Path | None:
         n = min(GRID_COLUMNS, cfg.sampling.n_samples_per_class)
         cfg = cfg.model_copy(update={"sampling": cfg.sampling.model_copy(update={"n_samples_per_class": n})})
     if args.dry_run:
-        print(config.dump_config(cfg))
+        say(config.dump_config(cfg))
 
     from functions.training.distributed import processes  # torch: only now, so that --help comes at once
 

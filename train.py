@@ -9,7 +9,7 @@ from functions.config import load as config
 from functions.config import methods
 from functions.config import names as keys
 from functions.config.arguments import add_forget_arguments, add_training_arguments, add_unlearning_arguments
-from functions.config.cli import add_config_arguments, config_flags, run_main
+from functions.config.cli import add_config_arguments, config_flags, run_main, say
 from functions.errors import InputError
 
 EPILOG = """the main job, on data that needs no download:
@@ -110,11 +110,11 @@ def main(argv: list[str] | None = None):
     args = parser().parse_args(argv)
     if args.unlearn is not None:
         args.mode = keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
-        print(f"--unlearn {args.unlearn} means --mode {args.mode}")
+        say(f"--unlearn {args.unlearn} means --mode {args.mode}")
     name = config_name(args)
     cfg = config.load_config(name, args.mode, args.overlay, args.set, config_flags(args, FLAGS))
     if args.dry_run:
-        print(config.dump_config(cfg))
+        say(config.dump_config(cfg))
 
     from functions.training.distributed import processes
     from runners import MODES  # torch and its friends: only now, so that --help and config errors come at once

@@ -182,7 +182,8 @@ class Runner:
             if done % training.log_freq == 0 or last:
                 self._log(done, stats)
             if last and u and u.bn_mode == "recalibrate":
-                recalibrate(self.plain, self._remain_once())
+                with self.cost.alone():
+                    recalibrate(self.plain, self._remain_once())
             if done % training.snapshot_freq == 0 or last:
                 self._snapshot(done)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from functions.config.schema import Config
@@ -29,6 +30,8 @@ class ClosedForm:
         self.cfg, self.materials, self.resume = with_length(cfg, 1), materials, resume
         self.task, self.device, self.plain = materials.task, materials.device, materials.model
         self.names, self.params = materials.names, materials.params
+        if cfg.training.channels_last:
+            self.plain.to(memory_format=torch.channels_last)
         self.preview, self.validate = materials.preview, materials.validate
         self.mask, self.meta = snapshots.load_mask(cfg, materials)
         self.cost = Cost()  # every process computes all of it

@@ -13,7 +13,7 @@ from functions.errors import InputError
 from functions.files import sha256_bytes
 from functions.sampling.contract import read_generation
 from functions.sampling.folders import find_samples
-from functions.storage.checkpoint import load_meta
+from runners.original import Original
 from runners.setup import Materials
 
 FISHER = "fisher_dict.safetensors"  # in the run folder, where fim.py writes it
@@ -29,7 +29,7 @@ def own_samples(cfg: Config, materials: Materials, needed: set[int], per_class: 
     remedy = "python sample.py --mode sample_classes makes it"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {remedy}")
-    check_origin(folder, cfg.ckpt_folder)
+    check_origin(folder, materials.original)
     samples = find_samples(folder)
     x, labels = samples.images(materials.images.shape[0]), samples.labels
     if missing := sorted(needed - set(labels.tolist())):
@@ -42,14 +42,15 @@ def own_samples(cfg: Config, materials: Materials, needed: set[int], per_class: 
     return ImageSet(x[chosen], labels[chosen], materials.images.classes, FOLDER, "replay").to(materials.device)
 
 
-def check_origin(folder: Path, ckpt_folder: str) -> None:
+def check_origin(folder: Path, original: Original) -> None:
     """Raises InputError where samples.json names another checkpoint; without one, a line says that nobody knows."""
     made = read_generation(folder)
     if made is None:
         print(f"{folder}: no samples.json: who drew these images is not known", file=sys.stderr)
-    elif made["record"]["checkpoint"] not in load_meta(ckpt_folder)["files"].values():
+    elif made["record"]["checkpoint"] not in original.meta["files"].values():
         raise InputError(
-            f"{folder}: drawn from another checkpoint than the newest of {ckpt_folder}; move it away and sample again"
+            f"{folder}: drawn from another checkpoint than the newest of {original.folder}; move it away and "
+            "sample again"
         )
 
 

@@ -21,6 +21,7 @@ from functions.randomness import key_seed
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
+from functions.training.forward import set_float32
 from models.classifiers import load_imagenet
 from runners.original import Original
 from runners.worlds import WORLDS, Look, Score
@@ -74,6 +75,7 @@ class Materials:
 def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
     device, world, original = distributed.choose_device(cfg.device), WORLDS[cfg.world], Original.open(cfg)
+    set_float32(cfg.training.precision if cfg.training else "fp32")
     images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
     data = data_meta(cfg, images)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
@@ -101,11 +103,18 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
         "forgotten_before": original.forgotten if original else [],
         "pretrained": pretrained,
     }
-    facts = ("data", "source", "mask", "indices", "selection")
-    distributed.agree({"config": config_hash(cfg), **{key: record[key] for key in facts}})
+    facts = {key: record[key] for key in ("data", "source", "mask", "indices", "selection")}
+    distributed.agree({"config": config_hash(cfg), **facts, **_rhythm(cfg)})
     preview, validate = world.preview(cfg, task, images.shape), world.validate(cfg, images, val)
     model = model.to(device)
     return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)
+
+
+def _rhythm(cfg: Config) -> dict:
+    """What the config's hash leaves out and processes must agree on: when they wait for one another, and where."""
+    keys = ("n_iters", "epochs", "log_freq", "snapshot_freq", "keep", "preview")
+    training = {f"training.{key}": getattr(cfg.training, key) for key in keys} if cfg.training else {}
+    return {"device": cfg.device, "save_dir": cfg.save_dir, "results": cfg.results, **training}
 
 
 def data_meta(cfg: Config, images: Images) -> dict:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 
 import fim
 import generate_fisher_mask
 import sample
 import train
+from functions.config import layers
 from functions.config.methods import METHODS
 from functions.storage import checkpoint
 
@@ -47,6 +53,9 @@ TOY = [
     "training.log_freq=1",
     "--set",
     "training.snapshot_freq=2",
+    # sampling costs more than the four steps: test_previews.py looks at them
+    "--set",
+    "training.preview=off",
 ]
 
 
@@ -97,6 +106,63 @@ def replay_fisher(world: str, run: Path) -> str:
 def unlearn(world: str, mode: str, run: Path, *more: str, label: int = 0) -> Path:
     """The run folder of a toy unlearning run."""
     return train.main(["--mode", mode, "--config", *WORLDS[world][mode], *TOY, *from_run(run, label), *more])
+
+
+class Toy:
+    """A toy original of a world in `folder` with what its methods need, each part made when it is first asked for.
+
+    Ask in fixtures that come before a test's own patches: what is made here serves the whole suite.
+    """
+
+    def __init__(self, world: str, folder: Path) -> None:
+        self.world, self.folder = world, folder
+
+    def _made(self, make: Callable[..., Path | str], *words) -> Path:
+        """What `make(world, *words)` writes, with its whole path."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            return Path(make(self.world, *words)).resolve()
+
+    @cached_property
+    def run(self) -> Path:
+        """The run folder."""
+        return self._made(pretrain)
+
+    @cached_property
+    def mask(self) -> Path:
+        """SFR-on's mask of class 0 at gamma 1; both Fishers lie beside it."""
+        return self._made(mask, self.run)
+
+    @cached_property
+    def saliency(self) -> Path:
+        """SalUn's mask of class 0, half of the weights."""
+        return self._made(saliency, self.run)
+
+    @cached_property
+    def replay_fisher(self) -> Path:
+        """Selective Amnesia's Fisher; for a diffusion model with its samples to replay."""
+        return self._made(replay_fisher, self.run)
+
+
+def small_configs(patch: pytest.MonkeyPatch) -> None:
+    """configs/ is a copy here in which the digits DDPM is small: two steps, 25 timesteps, samples of 4, no previews."""
+    shutil.copytree(layers.CONFIG_FOLDER, "configs")
+    small = {
+        "diffusion": {"timesteps": 25},
+        "model": {"ch": 8},
+        "training": {"n_iters": 2, "batch_size": 8, "snapshot_freq": 2, "preview": "off"},
+        "fisher": {"draws": 1},
+        "fim": {"per_class": 2},
+        "sampling": {"timesteps": 4},
+    }
+    for path in Path("configs/ddpm").glob("digits*.yml"):
+        cfg = yaml.safe_load(path.read_text())
+        for section in cfg.keys() & small.keys():
+            cfg[section] |= small[section]
+        for block in cfg.get("modes", {}).values():
+            block.pop("training", None)
+        path.write_text(yaml.safe_dump(cfg))
+    patch.setattr(layers, "CONFIG_FOLDER", Path("configs").resolve())
 
 
 def from_run(run: Path, label: int) -> list[str]:

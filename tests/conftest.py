@@ -3,6 +3,7 @@
 import os
 import socket
 
+import cases
 import pytest
 import torch
 
@@ -15,6 +16,18 @@ torch.set_warn_always(True)
 def own_folder(tmp_path, monkeypatch):
     """Scripts write relative to the working directory: give each test an empty one."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    """World -> its toy original for the whole suite; who writes into a run folder copies it first."""
+    return {world: cases.Toy(world, tmp_path_factory.mktemp(world)) for world in cases.WORLDS}
+
+
+@pytest.fixture
+def small_configs(own_folder, monkeypatch):
+    """configs/ is a copy with a small digits DDPM."""
+    cases.small_configs(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -19,12 +19,13 @@ def main() -> None:
     torch.set_num_threads(1)
     golden = {}
     for world in cases.WORLDS:
-        run = cases.pretrain(world).resolve()
+        toy = cases.Toy(world, Path.cwd())
+        run = toy.run
         retrained = cases.train.main(
             ["--mode", "retrain", "--config", *cases.WORLDS[world]["pretrain"], *cases.TOY, "--label_to_forget", "0"]
         )
         golden[world] = {"pretrain": losses(run), "retrain": losses(retrained)}
-        parts = prepared(world, run)
+        parts = prepared(toy)
         for variant in VARIANTS:
             mode, *more = arguments(variant, parts)
             if mode not in cases.WORLDS[world]:

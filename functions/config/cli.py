@@ -56,6 +56,12 @@ def run_main(main: Callable[[list[str] | None], None]) -> int:
     return 0
 
 
+def say(text: str) -> None:
+    """To the screen, once: of the processes that torchrun started the first speaks."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(text, flush=True)
+
+
 def describe(error: Exception) -> str:
     """One line for bad input (its own words) or for a failed system call (`No space left on device: 'path'`)."""
     if isinstance(error, OSError) and error.strerror:

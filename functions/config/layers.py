@@ -77,9 +77,16 @@ class Layers:
             tree["modes"] = {name: _one_spelling(b, name, source, ("modes", name), moved) for name, b in blocks}
         self._merge(tree, source, (), moved)
 
+    def _precision(self, bf16: bool) -> str:
+        """What `bf16: true` and `bf16: false` make of the precision so far."""
+        so_far = self.node(("training",)).get("precision", "fp32")
+        return "bf16" if bf16 else "fp32" if so_far == "bf16" else so_far
+
     def _merge(self, tree: dict, source: str, prefix: tuple[str, ...], moved: dict[tuple[str, ...], str]) -> None:
         for key, value in tree.items():
             path = (*prefix, str(key))
+            if path == ("training", "bf16") and isinstance(value, bool):  # as --bf16 and older files say it
+                path, value = ("training", "precision"), self._precision(value)
             self.sources[path] = source
             self.spellings.pop(path, None)
             if path in moved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functions.config.cli import say
 from functions.config.layers import Layers, nested
 from functions.config.methods import METHODS
 from functions.config.schema import CIFAR_ARCHS, RESNETS
@@ -87,7 +88,7 @@ def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
             value = _model_of(value, layers)
         world = layers.values.get("world")
         if flag == "unlearn_loss" and value == "rl" and isinstance(world, str) and world in WORLDS:
-            print(f"--unlearn_loss rl means {WORLDS[world].rl!r} for world {world!r}")
+            say(f"--unlearn_loss rl means {WORLDS[world].rl!r} for world {world!r}")
         layers.merge(nested(keys[flag], value), said)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
 from functions.config.section import Mode, Positive, Section, Share, Weight
@@ -107,15 +107,6 @@ class Training(Section):
     def _off(cls, value: object) -> object:
         """YAML reads `off` as false."""
         return "off" if value is False else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bf16(cls, values: object) -> object:
-        """`bf16: true`, as --bf16 sets it and older files say it, is `precision: bf16`."""
-        if not isinstance(values, dict) or not isinstance(values.get("bf16"), bool):
-            return values
-        rest = {key: value for key, value in values.items() if key != "bf16"}
-        return {**rest, "precision": "bf16"} if values["bf16"] else rest
 
 
 class Forget(Section):

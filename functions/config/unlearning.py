@@ -32,6 +32,13 @@ class Closed(Unlearning):
     bn_mode: ClassVar = "update"
     optimizer_state: ClassVar = "shared"
 
+    def check(self, cfg):
+        super().check(cfg)
+        off = {"ema": False, "precision": "fp32", "accumulate": 1, "checkpointing": False, "compile": False}
+        for key, value in off.items():
+            if getattr(cfg.training, key) != value:
+                raise Refused(f"training.{key}", "has no meaning in a closed form, which takes no training steps")
+
 
 class Stepped(Unlearning):
     """Steps of an optimiser."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -39,6 +41,13 @@ class Cost:
         if self._started is not None:
             self.forward += self.processes * n
             self.backward += self.processes * n
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """What passes meanwhile is everything: every process passes it all."""
+        processes, self.processes = self.processes, 1
+        yield
+        self.processes = processes
 
     def start(self) -> None:
         self._started = time.perf_counter()

@@ -27,12 +27,13 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     """Running mean and variance become the average over `batches` (x, c) of the weights as they are now.
 
     Batches count alike, a short last one too, but one of a single image, of which no variance can be had, is left out
-    after others. Everything but BatchNorm is in eval mode meanwhile.
+    after others. Everything but BatchNorm is in eval mode meanwhile. Of several processes each does all of it.
     """
     layers = batch_norms(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
+    shared = [layer.__dict__.pop("forward", None) for layer in layers]  # what functions.training.shared_batch put there
     try:
         with training_mode(model, train=False):
             for layer in layers:
@@ -43,5 +44,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
                 if len(x) > 1 or i == 0:
                     model(x)
     finally:
-        for layer, momentum in zip(layers, momenta):
+        for layer, momentum, forward in zip(layers, momenta, shared):
             layer.momentum = momentum
+            if forward is not None:
+                layer.forward = forward

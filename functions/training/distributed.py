@@ -20,6 +20,7 @@ from functions.errors import InputError
 from functions.tasks import Rows
 
 T = TypeVar("T")
+GONE = ("connection", "timed out", "peer", "broken pipe")  # in what gloo says when a process has ended
 PATIENCE = datetime.timedelta(minutes=30)  # for process 0 to validate, preview and save while the others wait
 
 
@@ -39,10 +40,10 @@ def processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
+    if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    # by the tensors' device: a run on the CPU of a machine with GPUs is one too
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         with _silent() if rank() else contextlib.nullcontext():
             yield
@@ -63,6 +64,8 @@ def _together(collective: Callable[[], T]) -> T:
     try:
         return collective()
     except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in GONE):
+            raise
         reason = str(error).splitlines()[0][:150]
         raise InputError(
             f"process {rank()} of {size()}: the others do not answer, one of them has ended ({reason}); checkpoints "
@@ -77,23 +80,26 @@ def rows(batch_size: int) -> Rows:
     return Rows(rank(), size())
 
 
-def sum_(tensors: Sequence[Tensor]) -> None:
-    """Each tensor becomes its sum over the processes, in place; one message for all of one type."""
+def sum_(tensors: Sequence[Tensor], divided_by: int = 1) -> None:
+    """Each tensor becomes its sum over the processes, in place; one message for all of one type.
+
+    A tensor may be in the list twice, as autograd gives equal gradients.
+    """
     if size() == 1:
         return
     for dtype in sorted({t.dtype for t in tensors}, key=str):
         alike = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.flatten() for t in alike])
         _together(lambda flat=flat: dist.all_reduce(flat))
+        if divided_by > 1:
+            flat /= divided_by
         parts = flat.split([t.numel() for t in alike])
         torch._foreach_copy_(alike, [part.view(t.shape) for part, t in zip(parts, alike)])
 
 
 def mean_(tensors: Sequence[Tensor]) -> None:
     """Each tensor becomes its mean over the processes, in place."""
-    if size() > 1:
-        sum_(tensors)
-        torch._foreach_div_(tensors, size())
+    sum_(tensors, divided_by=size())
 
 
 def total(value: Tensor) -> Tensor:
@@ -169,7 +175,7 @@ def choose_device(name: str) -> torch.device:
     if size() > 1 and name not in ("auto", "cpu"):
         raise InputError(f"device: {name}: of several processes each has its own device; wanted auto, or cpu")
     if name == "auto":
-        name = "cpu" if not torch.cuda.is_available() else "cuda" if size() == 1 else f"cuda:{os.environ['LOCAL_RANK']}"
+        name = "cpu" if not torch.cuda.is_available() else "cuda" if size() == 1 else _own_cuda()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -179,17 +185,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def parallel(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+def _own_cuda() -> str:
+    own, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if own >= there:
+        raise InputError(f"process {rank()} of {size()}: {there} CUDA devices for more processes (--nproc_per_node)")
+    return f"cuda:{own}"
+
+
+def parallel(model: nn.Module, device: torch.device, asked: Sequence[str] = ()) -> nn.Module:
     """The model to call in a training step: DataParallel where one process sees several CUDA devices, else the model.
 
     Losses stay per example and are reduced after the gather, so the mean is over the whole batch. Checkpoints, Fishers
-    and masks always use the plain model and its names. Raises InputError where it was `compiled`.
+    and masks always use the plain model and its names. Raises InputError where `asked` names keys of `training` that
+    replicas cannot do.
     """
     if size() > 1 or device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
         return model
-    if compiled:
+    if asked:
         raise InputError(
-            f"training.compile: not for DataParallel over {torch.cuda.device_count()} devices; wanted torchrun, or "
+            f"training.{asked[0]}: not for DataParallel over {torch.cuda.device_count()} devices; wanted torchrun, or "
             "one device in CUDA_VISIBLE_DEVICES"
         )
     return nn.DataParallel(model)

@@ -45,8 +45,11 @@ class Forward(nn.Module):
 
 
 def counted(model: nn.Module) -> nn.Module:
-    """The module whose calls are all forward passes: the plain model inside a `Forward`, else what is called."""
-    return model.model if isinstance(model, Forward) else model
+    """The module whose calls are forward passes, one a batch: what is called, or the plain model inside a `Forward`.
+
+    Of a batch in parts the plain model sees every part twice.
+    """
+    return model.model if isinstance(model, Forward) and model.parts == 1 else model
 
 
 def training_forward(model: nn.Module, device: torch.device, training: Training | None) -> nn.Module:
@@ -61,14 +64,13 @@ def training_forward(model: nn.Module, device: torch.device, training: Training 
         _refuse_batch_norm(model, "checkpointing" if training.checkpointing else "accumulate")
     if training.checkpointing:
         checkpoint_blocks(model)
-    share_batch(model)
-    set_float32(training.precision)
+    share_batch(model, training.accumulate)
     if training.channels_last:
         model.to(memory_format=torch.channels_last)
     called = torch.compile(model) if training.compile else model
     if training.precision == "bf16" or training.channels_last or training.accumulate > 1:
         called = Forward(called, training)
-    return parallel(called, device, training.compile)
+    return parallel(called, device, [key for key in ("compile", "checkpointing") if getattr(training, key)])
 
 
 def set_float32(precision: str) -> None:
@@ -83,7 +85,8 @@ def checkpoint_blocks(model: nn.Module) -> None:
     """
     if hasattr(model, "blocks_to_recompute"):
         for block in model.modules():
-            if isinstance(block, model.blocks_to_recompute):
+            # a frozen copy of a model that recomputes has this already
+            if isinstance(block, model.blocks_to_recompute) and "forward" not in vars(block):
                 block.forward = functools.partial(recomputed, block.forward)
     elif hasattr(model, "set_grad_checkpointing"):
         model.set_grad_checkpointing(True)

@@ -21,8 +21,8 @@ def quickstart():
     return module
 
 
-def test_quickstart_from_nothing_to_table_and_picture(capsys):
-    toy = ["--pretrain_steps", "20", "--unlearn_steps", "2", "--per_class", "8", "--judge_epochs", "1"]
+def test_quickstart_from_nothing_to_table_and_picture(small_configs, capsys):
+    toy = ["--pretrain_steps", "3", "--unlearn_steps", "2", "--per_class", "8", "--judge_epochs", "1"]
     quickstart().main([*toy, "--label_to_forget", "3"])
     out = capsys.readouterr().out
     metrics = read_json("results/quickstart/metrics.json")

@@ -5,6 +5,7 @@ Rows of docs/command_map.md name these tests. Flags are those of the published c
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ from functions.storage.artifacts import load_mask
 SMALL = " --set training.batch_size=32"
 
 
-def fake_cifar10(path, split, image_size, seed):
+def fake_cifar10(path, split, image_size, seed, train=80):
     """Noise on a class's grey level: 80 training and 40 test images of CIFAR-10's shape."""
-    n = {"train": 80, "test": 40}[split]
+    n = {"train": train, "test": 40}[split]
     labels = torch.arange(n) % 10
     noise = torch.randint(0, 60, (n, 3, 32, 32), generator=torch.Generator().manual_seed(n))
     images = (noise + 19 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
@@ -57,13 +58,14 @@ def origin(tmp_path_factory):
     return folder
 
 
-def test_main_train():
+def test_main_train(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "cifar10", partial(fake_cifar10, train=20))
     out = run("python train.py --mode pretrain --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 1")
     meta = checkpoint.load_meta(out)
     assert out.parent == Path("results/cifar10/pretrain")
     assert meta["model"]["kwargs"]["arch"] == "resnet18" and meta["model"]["kwargs"]["n_classes"] == 10
     assert meta["model"]["kwargs"]["std"] == [0.2470, 0.2435, 0.2616]
-    assert {k: len(v) for k, v in checkpoint.load_indices(out).items()} == {"remain": 72, "val": 8}
+    assert {k: len(v) for k, v in checkpoint.load_indices(out).items()} == {"remain": 18, "val": 2}
     assert meta["config"]["training"]["epochs"] == 1 and meta["config"]["optim"]["lr"] == 0.1
 
 

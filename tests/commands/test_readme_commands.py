@@ -69,7 +69,8 @@ def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return folder, run("python train.py --config digits_pretrain.yml --mode pretrain" + SMALL)
+        cases.small_configs(patch)  # a Fisher of 1000 timesteps takes as long as everything else here
+        yield folder, run("python train.py --config digits_pretrain.yml --mode pretrain" + SMALL)
 
 
 def test_sfron_pipeline(pretrained, monkeypatch, capsys):

@@ -101,15 +101,15 @@ def test_cost_counts_images_while_it_runs_and_not_while_it_pauses():
     assert (cost.forward, cost.backward) == (14, 5)
 
 
-def test_unlearning_counts_what_it_passes():
-    run = cases.pretrain("ddpm")
+def test_unlearning_counts_what_it_passes(originals):
+    run = originals["ddpm"].run
     found = checkpoint.load_meta(cases.unlearn("ddpm", "sfron", run))["cost"]
     assert (found["forward"], found["backward"]) == (64, 64)  # four steps of 8 forget and 8 remain images
     matched = checkpoint.load_meta(cases.unlearn("ddpm", "sfron", run, "--unlearn_loss", "match"))["cost"]
     assert (matched["forward"], matched["backward"]) == (96, 64)  # and a target without gradients
     esd = checkpoint.load_meta(cases.unlearn("ddpm", "esd", run))["cost"]
     assert (esd["forward"], esd["backward"]) == (4 * 8 * 3, 4 * 8)  # the teacher sees [conditional; null]
-    _, made = load_tensors(cases.fisher("ddpm", run) / "forget_fisher.safetensors")
+    _, made = load_tensors(originals["ddpm"].mask.with_name("forget_fisher.safetensors"))
     assert (made["cost"]["forward"], made["cost"]["backward"]) == (made["n"], made["n"])
 
 

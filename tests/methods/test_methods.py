@@ -60,12 +60,10 @@ VARIANTS |= {mode: (mode,) for mode in cases.WORLDS["classifier"] if mode in MOD
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
-def original(request, tmp_path_factory):
-    """(world, run folder of a toy model, the paths of what its methods need), made once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp(request.param))
-        run = cases.pretrain(request.param).resolve()
-        return request.param, run, prepared(request.param, run)
+def original(request, originals):
+    """(world, run folder of a toy model, the paths of what its methods need)."""
+    toy = originals[request.param]
+    return toy.world, toy.run, prepared(toy)
 
 
 def possible(names, mode_of) -> list[tuple[str, str]]:
@@ -73,12 +71,12 @@ def possible(names, mode_of) -> list[tuple[str, str]]:
     return [(world, name) for world in cases.WORLDS for name in names if mode_of(name) in cases.WORLDS[world]]
 
 
-def prepared(world: str, run: Path) -> dict[str, list[str]]:
+def prepared(toy: cases.Toy) -> dict[str, list[str]]:
     """What stands for the upper-case words of VARIANTS."""
     return {
-        "MASK": ["--mask_path", cases.mask(world, run)],
-        "SALIENCY": ["--mask_path", str(Path(cases.saliency(world, run)).resolve())],
-        "FISHER": ["--set", f"sa.fisher_path={cases.replay_fisher(world, run)}"],
+        "MASK": ["--mask_path", str(toy.mask)],
+        "SALIENCY": ["--mask_path", str(toy.saliency)],
+        "FISHER": ["--set", f"sa.fisher_path={toy.replay_fisher}"],
     }
 
 
@@ -122,12 +120,29 @@ def test_golden_losses_of_fresh_models(world, mode):
 ALWAYS_MASKED = [name for name, runner in MODES.items() if getattr(runner, "always_masked", False)]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize(("original", "mode"), possible(ALWAYS_MASKED, lambda m: m), indirect=["original"])
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def optimizers(i: int, mode: str) -> tuple[str, ...]:
+    """All for SalUn; test_descend.py has the update itself with each, so the others take turns."""
+    return OPTIMIZERS if mode == "salun" else (OPTIMIZERS[i % 3],)
+
+
+@pytest.mark.parametrize(
+    ("original", "mode", "optimizer"),
+    [
+        (world, mode, optimizer)
+        for i, (world, mode) in enumerate(possible(ALWAYS_MASKED, lambda m: m))
+        for optimizer in optimizers(i, mode)
+    ],
+    indirect=["original"],
+)
 def test_masked_weights_stay_bit_identical(original, mode, optimizer):
     """Whatever the method, and with momentum and weight decay: what the mask freezes does not move at all."""
     world, run, parts = original
     more = parts["FISHER"] if mode == "sa" else []
+    if mode == "iu":  # passes over all images
+        more = ["--set", "training.batch_size=300"]
     settings = [
         "--set",
         f"optim.name={optimizer}",

@@ -89,10 +89,8 @@ def test_the_published_score_sums_clipped_batch_means():
 
 
 @pytest.fixture(scope="module", params=["ddpm", "classifier"])
-def original(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp(request.param))
-        return request.param, cases.pretrain(request.param).resolve()
+def original(request, originals):
+    return request.param, originals[request.param].run
 
 
 def make_masks(world, run, *more):

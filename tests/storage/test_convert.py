@@ -22,12 +22,9 @@ CONFIG = ["--config", *cases.WORLDS["ddpm"]["pretrain"]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A toy run with an EMA, 4 steps."""
-    folder = tmp_path_factory.mktemp("convert")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return folder / cases.pretrain("ddpm")
+def run(tmp_path_factory, originals):
+    """A toy run with an EMA, 4 steps; a copy, as samples are drawn into it."""
+    return shutil.copytree(originals["ddpm"].run, tmp_path_factory.mktemp("convert") / "run")
 
 
 def export(run, out="ckpt.pth"):
@@ -290,7 +287,7 @@ def test_the_default_place_of_an_export(run):
         out.unlink()
 
 
-def test_arguments_that_do_not_go_together(run):
+def test_arguments_that_do_not_go_together(run, originals):
     with pytest.raises(InputError, match="x: --config: missing"):
         convert.main(["x"])
     with pytest.raises(InputError, match="have no meaning with --export"):
@@ -299,9 +296,8 @@ def test_arguments_that_do_not_go_together(run):
         import_("x")
     with pytest.raises(InputError, match="world classifier; a published checkpoint is of world ddpm"):
         convert.main(["x", "--config", "digits_classifier.yml"])
-    classifier = cases.pretrain("classifier")
     with pytest.raises(InputError, match="world classifier; --export ddim is for ddpm models"):
-        export(classifier)
+        export(originals["classifier"].run)
 
 
 def test_other_commands_say_how_to_convert(run):

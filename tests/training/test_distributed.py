@@ -1,15 +1,15 @@
 """Two processes compute what one does: every method of every world, and what goes wrong between them is said."""
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import cases
 import pytest
 import torch
+import worker
+from processes import Process
 
 import train
 from functions.errors import InputError
@@ -18,43 +18,26 @@ from functions.storage.artifacts import load_mask, load_tensors
 from functions.training import distributed
 from runners import MODES
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name("worker.py")
 PASSES = ("generate_fisher", "generate_mask")
 
 
-def launch(folder: Path, n: int, commands: list | dict, *more: str) -> list[subprocess.CompletedProcess]:
+def launch(folder: Path, n: int, commands: list | dict, *more: tuple) -> list[subprocess.CompletedProcess]:
     """What each of n processes did with the commands: the same ones, or those of its rank where they are a dict."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     started = []
     for rank in range(n):
-        path = folder / f"commands_{rank}.json"
-        path.write_text(json.dumps(commands[rank] if isinstance(commands, dict) else commands))
         env = {
-            **os.environ,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(n),
-            "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         }
-        words = [sys.executable, str(WORKER), str(path), *more]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(words, cwd=folder, env=env, **pipes))
-    done = []
-    try:
-        for process in started:
-            out, err = process.communicate(timeout=300)
-            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-    finally:
-        # One that hangs fails the test, and must not outlive it.
-        for process in started:
-            process.kill()
-    return done
+        words = (commands[rank] if isinstance(commands, dict) else commands, *more)
+        started.append(Process(worker.main, words, folder, f"process_{rank}", env))
+    return [process.wait() for process in started]
 
 
 # ---- the same weights
@@ -80,15 +63,13 @@ def commands(world: str, run: Path, mask: str, fisher: str) -> dict[str, list[st
 
 
 @pytest.fixture(scope="module", params=list(cases.WORLDS))
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, originals):
     """A folder with `one/<mode>`, written by this process, and `two/<mode>` by two with the same global batch."""
     world, folder = request.param, tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run = cases.pretrain(world, "--set", "training.preview=off").resolve()
-        mask = str(Path(cases.saliency(world, run)).resolve())
-        fisher = str((cases.fisher(world, run) / "remain_fisher.safetensors").resolve())
-        wanted = commands(world, run, mask, fisher)
+        run, mask = originals[world].run, str(originals[world].saliency)
+        wanted = commands(world, run, mask, str(originals[world].mask.with_name("remain_fisher.safetensors")))
         for mode, words in wanted.items():
             train.main([*words, "--save_dir", f"one/{mode}"])
         passes = {
@@ -145,6 +126,58 @@ def test_masks_of_two_processes_are_those_of_one(both):
     assert sum(int((m != two[n]).sum()) for n, m in one.items()) <= 8  # scores that tie but for rounding
 
 
+VARIANTS = {
+    # dropout in the order of memory, moments in bfloat16, statistics made anew, paths dropped
+    "channels_last": ("ddpm", "pretrain", cases.WORLDS["ddpm"]["pretrain"], "training.channels_last=true"),
+    "bfloat16": ("classifier", "pretrain", cases.WORLDS["classifier"]["pretrain"], "training.precision=bf16"),
+    "recalibrated": ("classifier", "finetune", ["digits_classifier.yml"], "unlearn.bn_mode=recalibrate"),
+    "drop path": ("classifier", "pretrain", ["digits_classifier.yml"], None),
+}
+VIT = (
+    "model={name: timm, arch: vit_tiny_patch16_224, options: {img_size: 8, patch_size: 4, embed_dim: 24, depth: 2, "
+    "num_heads: 2, %s}}"
+)
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_whatever_is_random_or_of_the_batch_is_shared(tmp_path, case):
+    world, mode, config, setting = VARIANTS[case]
+    setting = setting or VIT % "drop_rate: 0.2, drop_path_rate: 0.3"
+    origin = cases.from_run(cases.pretrain(world).resolve(), 0) if mode == "finetune" else []
+    words = ["--mode", mode, "--config", *config, *origin, *SHORT, *SGD, "--set", setting]
+    train.main([*words, "--save_dir", "one"])
+    for done in launch(tmp_path, 2, [["train", *words, "--save_dir", "two"]]):
+        assert done.returncode == 0, done.stderr
+    one, two = (cases.weights(tmp_path / side) for side in ("one", "two"))
+    bound = 1e-2 if case == "bfloat16" else 1e-5  # bfloat16 rounds at 2^-8
+    for n, w in one.items():
+        torch.testing.assert_close(two[n], w, rtol=bound, atol=bound, msg=lambda m, n=n: f"{n}: {m}")
+    costs = [checkpoint.load_meta(tmp_path / side)["cost"] for side in ("one", "two")]
+    assert costs[0]["forward"] == costs[1]["forward"]
+
+
+@pytest.mark.parametrize(
+    "options, more, message",
+    [
+        ("attn_drop_rate: 0.5", [], "draws or couples rows in a way of its own"),
+        ("drop_rate: 0.5", ["--set", "training.accumulate=2"], "drops at random: not with several processes"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(tmp_path, options, more, message):
+    words = ["train", "--mode", "pretrain", "--config", "digits_classifier.yml", *SHORT, "--set", VIT % options, *more]
+    for done in launch(tmp_path, 2, [[*words, "--save_dir", "out"]]):
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_the_mean_of_a_tensor_that_is_there_twice(monkeypatch):
+    """autograd gives one tensor to two weights where their gradients are equal."""
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+    g = torch.tensor([3.0])
+    distributed.mean_([g, g])
+    assert g.tolist() == [3.0]
+
+
 # ---- one writes and speaks
 
 
@@ -193,6 +226,8 @@ def test_what_processes_cannot_share_is_refused_at_the_start(tmp_path, change, m
     [
         (["--seed", "1"], "config"),
         (["--set", "data.indices=some.json"], "config"),
+        (["--set", "training.log_freq=2"], "training.log_freq"),
+        (["--set", "training.snapshot_freq=2"], "training.snapshot_freq"),
         (["--data_path", "elsewhere"], None),
     ],
 )
@@ -209,7 +244,7 @@ def test_processes_that_were_told_different_things_are_named(tmp_path, change, k
 
 def test_when_one_process_dies_the_other_ends_with_a_line(tmp_path):
     words = [*PRETRAIN, "--set", "training={n_iters: 400, batch_size: 8, ema: false, snapshot_freq: 2}"]
-    first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], "die:1:5")
+    first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], (1, 5))
     assert second.returncode == 9 and first.returncode == 2
     assert "process 0 of 2: the others do not answer, one of them has ended" in first.stderr
     assert first.stderr.count("\n") == 1 and checkpoint.load_meta(tmp_path / "out")["step"] == 4
@@ -230,6 +265,6 @@ def test_torchrun_and_dataparallel_exclude_each_other(monkeypatch):
     assert isinstance(distributed.parallel(model, cuda), torch.nn.DataParallel)
     assert distributed.parallel(model, torch.device("cuda:0")) is model
     with pytest.raises(InputError, match="training.compile: not for DataParallel over 2 devices"):
-        distributed.parallel(model, cuda, compiled=True)
+        distributed.parallel(model, cuda, ["compile"])
     monkeypatch.setattr(distributed, "size", lambda: 2)
     assert distributed.parallel(model, cuda) is model

@@ -90,7 +90,9 @@ def test_bf16_reaches_autocast(monkeypatch, bf16):
         return autocast(device_type, dtype, enabled=False)
 
     monkeypatch.setattr(torch, "autocast", spy)
-    training_forward(model(), CPU, training(bf16=bf16, channels_last=True))(torch.rand(2, 1, 8, 8))
+    training_forward(model(), CPU, training(precision="bf16" if bf16 else "fp32", channels_last=True))(
+        torch.rand(2, 1, 8, 8)
+    )
     assert asked == [("cpu", torch.bfloat16, bf16)]
 
 

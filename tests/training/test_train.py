@@ -13,6 +13,7 @@ from pathlib import Path
 import cases
 import pytest
 import torch
+from processes import Process
 
 import datasets
 import train
@@ -62,8 +63,8 @@ def test_resume_is_bit_exact(world):
         assert all(torch.equal(torch.as_tensor(p[k]), torch.as_tensor(q[k])) for k in p)
 
 
-def test_resume_of_unlearning_with_separate_optimisers():
-    original = cases.pretrain("ddpm")
+def test_resume_of_unlearning_with_separate_optimisers(originals):
+    original = originals["ddpm"].run
     more = ["--set", "training.snapshot_freq=1", "--set", "unlearn.optimizer_state=separate"]
     whole = cases.unlearn("ddpm", "sfron", original, *more)
     copy = shutil.copytree(whole, whole.parent / "copy")
@@ -78,35 +79,34 @@ def test_resume_of_unlearning_with_separate_optimisers():
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_equals_never_killed(tmp_path, kills):
     """kill -9 in a real process, resume, again: the same final weights, bit for bit."""
-    # The same bits belong to the same number of threads.
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    argv = [*command("ddpm", 20 * kills), "--set", "training.snapshot_freq=3"]
+    argv = [*command("ddpm", 12 * kills), "--set", "training.snapshot_freq=3"]
     whole = train.main(argv)
     chance, killed, run = random.Random(0), 0, None
-    base = [sys.executable, str(ROOT / "train.py"), *argv, "--set", "results=killed"]
+    base = [*argv, "--set", "results=killed"]
     while True:
-        process = subprocess.Popen(
-            [*base, *(["--resume", str(run)] if run else [])],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        words = [*base, *(["--resume", str(run)] if run else [])]
+        process = Process(with_threads, (torch.get_num_threads(), words), tmp_path, f"process_{killed}", {})
         if killed == kills:
             break
         start = None if run is None else newest(run)
         while run is None or not (run / "logs" / "stats.jsonl").exists() or newest(run) == start:
             run = run or next(iter(tmp_path.glob("killed/digits/pretrain/[0-9]*")), None)  # not one in the making
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.alive(), process.wait().stderr
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "finished before it could be killed"
+        time.sleep(chance.uniform(0, 0.06))
+        process.kill()
+        assert process.wait().returncode == -signal.SIGKILL, "finished before it could be killed"
         killed += 1
-    said = process.communicate()[1]
-    assert process.returncode == 0, said.decode()
+    done = process.wait()
+    assert done.returncode == 0, done.stderr
     assert cases.same(cases.weights(whole), cases.weights(run))
     assert cases.stats(whole) == cases.stats(run)
+
+
+def with_threads(n: int, words: list[str]) -> None:
+    """The same bits belong to the same number of threads."""
+    torch.set_num_threads(n)
+    train.main(words)
 
 
 def newest(run: Path) -> str:
@@ -114,12 +114,13 @@ def newest(run: Path) -> str:
     return latest.read_text() if latest.exists() else ""
 
 
-def test_resume_refuses_another_method_source_or_mask(monkeypatch):
-    original = cases.pretrain("ddpm")
+def test_resume_refuses_another_method_source_or_mask(originals):
+    made = originals["ddpm"].mask
+    original = Path(shutil.copytree(originals["ddpm"].run, "original"))
     run = cases.unlearn("ddpm", "finetune", original)
     with pytest.raises(InputError, match="began with another mode: finetune, this command has ga"):
         cases.unlearn("ddpm", "ga", original, "--resume", str(run))
-    masked = cases.unlearn("ddpm", "sfron", original, "--mask_path", cases.mask("ddpm", original))
+    masked = cases.unlearn("ddpm", "sfron", original, "--mask_path", f"{original}/mask_0/{made.name}")
     cases.generate_fisher_mask.main(["--ckpt_folder", f"{original}/mask_0", "--threshold", "2.0"])
     os.replace(f"{original}/mask_0/fisher_2.0.safetensors", f"{original}/mask_0/fisher_1.0.safetensors")
     mask = ["--mask_path", f"{original}/mask_0/fisher_1.0.safetensors"]
@@ -134,8 +135,8 @@ def test_resume_refuses_another_method_source_or_mask(monkeypatch):
         cases.unlearn("ddpm", "finetune", constant, "--resume", str(unlearned))
 
 
-def test_a_schedule_that_ends_with_the_run_fixes_its_length():
-    run = cases.pretrain("ddpm")  # cosine learning rate
+def test_a_schedule_that_ends_with_the_run_fixes_its_length(originals):
+    run = shutil.copytree(originals["ddpm"].run, "run")  # cosine learning rate
     with pytest.raises(InputError, match="began with another config"):
         cases.pretrain("ddpm", "--set", "training.n_iters=6", "--resume", str(run))
     constant = train.main(command("ddpm", 4))
@@ -178,8 +179,8 @@ def test_what_a_run_writes():
     }
 
 
-def test_unlearning_folders_and_provenance():
-    run = cases.pretrain("ddpm")
+def test_unlearning_folders_and_provenance(originals):
+    run = originals["ddpm"].run
     forgot = cases.unlearn("ddpm", "sfron", run, label=3)
     assert forgot.parent == Path("results/digits/forget_3/sfron")
     labels = datasets.load("digits").labels
@@ -220,9 +221,9 @@ def test_nan_stops_says_when_and_keeps_the_last_good_checkpoint(monkeypatch):
     assert "NaN or infinite" in (folder / "logs" / "stdout.txt").read_text()
 
 
-def test_a_step_that_ruins_the_weights_is_not_saved():
+def test_a_step_that_ruins_the_weights_is_not_saved(originals):
     """The loss of the last step was finite, the weights after it are not."""
-    original = cases.pretrain("classifier")
+    original = originals["classifier"].run
     with pytest.raises(InputError, match="NaN .*at step 1; no checkpoint had been written"):
         cases.unlearn(
             "classifier",
@@ -252,10 +253,10 @@ def test_ema_begins_as_a_copy_and_moves_by_its_rate():
         torch.testing.assert_close(cases.weights(second, "ema")[n], wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch):
+def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch, originals):
     import runners.base
 
-    rates = []
+    run, rates = originals["ddpm"].run, []
     original = runners.base.Runner._log
 
     def spy(self, done, stats):
@@ -263,8 +264,6 @@ def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch):
         original(self, done, stats)
 
     monkeypatch.setattr(runners.base.Runner, "_log", spy)
-    run = cases.pretrain("ddpm")
-    rates.clear()
     cases.unlearn(
         "ddpm",
         "sfron",
@@ -314,8 +313,8 @@ def test_dry_run_touches_nothing(tmp_path, capsys):
         (["--label_to_forget", "0", "--mask_path", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
-def test_bad_input_writes_nothing(tmp_path, more, line):
-    run = cases.pretrain("ddpm")
+def test_bad_input_writes_nothing(tmp_path, originals, more, line):
+    run = shutil.copytree(originals["ddpm"].run, "run")
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=line) as caught:
         cases.train.main(["--mode", "sfron", "--config", "digits_sfron.yml", "--ckpt_folder", str(run), *more])
@@ -385,18 +384,18 @@ def test_names_in_files_are_the_plain_models_under_data_parallel(monkeypatch):
     assert train.main([*command("ddpm", 4), "--resume", str(wrapped)]) == wrapped
 
 
-def test_dropout_can_be_switched_off_while_unlearning():
-    original = cases.pretrain("ddpm")
+def test_dropout_can_be_switched_off_while_unlearning(originals):
+    original = originals["ddpm"].run
     off = ["--set", "unlearn.dropout=false", "--set", "training.log_freq=1"]
     assert cases.stats(cases.unlearn("ddpm", "ga", original, *off)) != cases.stats(
         cases.unlearn("ddpm", "ga", original)
     )
-    cases.unlearn("classifier", "ga", cases.pretrain("classifier"), *off)  # a model without dropout
+    cases.unlearn("classifier", "ga", originals["classifier"].run, *off)  # a model without dropout
 
 
-def test_the_shipped_classifier_config_logs_its_forget_loss():
+def test_the_shipped_classifier_config_logs_its_forget_loss(originals):
     """Forget steps every fifth step and a log line every tenth have to meet."""
-    original = cases.pretrain("classifier")
+    original = originals["classifier"].run
     argv = [
         "--mode",
         "sfron",

@@ -1,18 +1,12 @@
-"""One of several processes: the commands of a JSON file, one after another. `torchrun` would set the environment.
+"""One of several processes: commands, one after another. `torchrun` would set the environment."""
 
-python worker.py commands.json [die:RANK:STEP]
-"""
-
-import json
 import os
-import sys
 
 import torch
 
 import fim
 import sample
 import train
-from functions.config.cli import run_main
 from functions.training import distributed
 from runners.base import Runner
 
@@ -31,16 +25,11 @@ def die_at(rank: int, step: int) -> None:
     Runner._one_step = until
 
 
-def main(_=None) -> None:
+def main(commands: list[list[str]], die: tuple[int, int] | None = None) -> None:
+    """`[script, *words]` each; `die`: the process and the step where it ends."""
     torch.set_num_threads(1)
-    with open(sys.argv[1]) as file:
-        commands = json.load(file)
-    for word in sys.argv[2:]:
-        die_at(*map(int, word.split(":")[1:]))
+    if die:
+        die_at(*die)
     with distributed.processes():
         for script, *words in commands:
             SCRIPTS[script](words)
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))
