@@ -74,10 +74,10 @@ class Materials:
 
 def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
-    device, world, original = distributed.choose_device(cfg.device), WORLDS[cfg.world], Original.open(cfg)
+    device, world = distributed.choose_device(cfg.device), WORLDS[cfg.world]
     set_float32(cfg.training.precision if cfg.training else "fp32")
     images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
-    data = data_meta(cfg, images)
+    data, original = data_meta(cfg, images), Original.open(cfg)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
     encoder = models.encoder(encoder_meta)
     seen = {**data, "shape": encoder.shape(images.shape)}
