@@ -53,7 +53,7 @@ TOY = [
     "training.log_freq=1",
     "--set",
     "training.snapshot_freq=2",
-    # sampling costs more than the four steps: test_previews.py looks at them
+    # sampling costs more than the four steps: tests/training/test_previews.py looks at the grids
     "--set",
     "training.preview=off",
 ]

@@ -153,7 +153,7 @@ def test_resume_refuses_another_config_and_other_folders(tmp_path):
 
 
 def test_what_a_run_writes():
-    run = cases.pretrain("ddpm")
+    run = cases.pretrain("ddpm", "--set", "training.preview=1")
     assert (run.parent, len(run.name)) == (Path("results/digits/pretrain"), len("2026_01_31_235959"))
     files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     step = {
