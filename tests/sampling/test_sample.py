@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -366,9 +366,10 @@ def test_a_real_process_says_one_line(tmp_path):
     options = {"env": env, "capture_output": True, "text": True}
     bad = subprocess.run([*command, "--config", "digits_sampl.yml", "--mode", "sample_fid"], **options)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "digits_sample.yml" in bad.stderr
-    start = time.perf_counter()
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    start = spent()
     shown = subprocess.run([*command, "--help"], **options, check=True).stdout
-    assert time.perf_counter() - start < 2
+    assert spent() - start < 2
     assert "fid_samples_without_label_0_guidance_2.0" in shown
     code = "import sys, sample; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env).returncode == 0
