@@ -37,7 +37,8 @@ def test_a_run_draws_a_row_of_each(originals, monkeypatch):
         grids = sorted((out / "previews").iterdir())
         assert [p.name for p in grids] == ["step_0000002.png", "step_0000004.png"]
         for path in grids:  # a pixel between and around images of 8
-            assert Image.open(path).size == (1 + worlds.GRID_ROW * 9, 1 + 3 * 9)
+            with Image.open(path) as grid:
+                assert grid.size == (1 + worlds.GRID_ROW * 9, 1 + 3 * 9)
 
 
 def test_off_draws_nothing(originals, monkeypatch):
