@@ -19,6 +19,15 @@ SHAPE = (1, 8, 8)
 POINT = torch.linspace(0.05, 0.95, 64).view(SHAPE)  # the only image of a one-point data set
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """How rows fall into passes depends on the number of threads; the workers' own tests set theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_task():
     return Denoising(ALPHA_BAR, Pixels(), n_conditions=3, p_uncond=0.1, reduction="sum")
 
