@@ -35,6 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     import datasets
+    from functions.pictures import find
 
     train = datasets.load(args.dataset, args.data_path, "train", image_size=args.image_size, seed=0)
     if not 0 <= args.label_to_forget < train.n_classes:
@@ -44,9 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     names, indices = plan(train.labels.tolist(), args.label_to_forget, args.per_class)
     claim(args.out, agreement(args, train, len(names)))
     written = save_missing(args.out, train, names, indices)
-    extra = {p.relative_to(args.out).as_posix() for p in args.out.rglob("*.png")} - set(names)
+    extra = {p.relative_to(args.out).as_posix() for p in find(args.out)} - set(names)
     if extra:
-        raise InputError(f"{args.out}: holds {len(extra)} PNGs that are no part of the reference, e.g. {min(extra)}")
+        raise InputError(
+            f"{args.out}: holds {len(extra)} pictures that are no part of the reference, e.g. {min(extra)}"
+        )
     print(f"Saved {len(names)} images in {args.out} ({written} new)")
 
 
@@ -76,6 +79,7 @@ def claim(folder: Path, agreed: dict) -> None:
     """Write reference.json before the first image; refuse a folder that holds something else."""
     from functions.files import read_json, write_json
     from functions.judging.contract import REFERENCE
+    from functions.pictures import any_below
 
     path = folder / REFERENCE
     if path.is_file():
@@ -85,8 +89,8 @@ def claim(folder: Path, agreed: dict) -> None:
             raise InputError(
                 f"{folder}: holds another reference, {found.get('protocol')} without class {label} (--out)"
             )
-    elif folder.is_dir() and next(folder.rglob("*.png"), None):
-        raise InputError(f"{folder}: holds PNGs but no {REFERENCE} that says what they are; move it away or use --out")
+    elif folder.is_dir() and any_below(folder):
+        raise InputError(f"{folder}: holds pictures but no {REFERENCE} that says what they are (--out)")
     else:
         write_json(path, agreed)
 

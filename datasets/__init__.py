@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from datasets import digits, downloads, folder, imagenet, shapes
 from datasets.facts import FACTS, MOMENTS
 from datasets.folder import FolderImages
 from datasets.images import ImageSet, Stream, ordered
 from functions.errors import InputError
 
-__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
+__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "class_names", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 
@@ -27,23 +30,36 @@ DATASETS = {
 
 
 def load(
-    name: str, path: str = "data", split: str = "train", image_size: int | None = None, seed: int = 0
+    name: str,
+    path: str = "data",
+    split: str = "train",
+    image_size: int | Literal["auto"] | None = None,
+    seed: int = 0,
+    test_fraction: float | None = None,
 ) -> ImageSet | FolderImages:
     """The `train` or `test` part of a data set, on the CPU.
 
     `path` is where downloads go, or the folder that holds the images (`folder`, `tinyimagenet`, `imagenet`);
     `image_size` makes every image that many pixels square; `seed` chooses the images of `shapes` and nothing else.
-    Raises InputError if any of these is wrong.
+    `image_size` auto and `test_fraction` are for `folder`. Raises InputError if any of these is wrong.
     """
     if name not in DATASETS:
         raise InputError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    return DATASETS[name](path, split, image_size, seed)
+    own = (test_fraction,) if name == "folder" else ()
+    return DATASETS[name](path, split, image_size, seed, *own)
+
+
+def class_names(name: str, path: str = "data") -> tuple[str, ...]:
+    """The names of its classes. Only sets that `FACTS` does not know are looked at."""
+    if name in FACTS:
+        return FACTS[name][2]
+    return folder.layout(Path(path)).classes if name == "folder" else load(name, path).classes
 
 
 def describe(
-    name: str, path: str = "data", image_size: int | None = None
+    name: str, path: str = "data", image_size: int | Literal["auto"] | None = None
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """(C, H, W) and class names of a data set. Those that `FACTS` does not know are loaded."""
     if name in FACTS:

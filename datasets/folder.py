@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import struct
+import statistics
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.images import fit, from_pil, to_unit, upload
+from datasets.split import train_val_split
+from functions import pictures
 from functions.errors import InputError
 from functions.files import integers_first
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-GREY = {"1", "L"}
-COLOUR = {"RGB", "P", "CMYK", "YCbCr"}
-ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
-# What Pillow raises for a file that is not, or no longer, an image.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# How folders of parts are called, in any case.
+NAMES = {"train": "train training", "val": "val valid validation dev", "test": "test testing eval evaluation"}
+PART_OF = {name: part for part, names in NAMES.items() for name in names.split()}
+# image_size auto: one size up to LARGEST is kept, others become a square of at most USUAL pixels.
+USUAL, LARGEST = 64, 256
+
+Files = tuple[tuple[str, ...], Tensor]  # files, and their labels (N,)
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,8 @@ class Decoder:
 
     def decode(self, file: str) -> Tensor:
         """(C, H, W) uint8. Raises InputError naming the file if it is corrupt."""
-        try:
-            with Image.open(file) as image:
-                image = image.convert(self.mode)
-        except BROKEN as error:
-            raise InputError(f"{file}: not a readable image ({error})") from None
+        with pictures.opened(file) as image:
+            image = image.convert(self.mode)
         return from_pil(image if self.image_size is None else fit(image, self.image_size))
 
 
@@ -101,50 +103,125 @@ class FolderImages:
         return to_unit(next(self.batches([indices]))), self.labels[indices.to(self.device)]
 
 
-def load(path: str, split: str, image_size: int | None, seed: int) -> FolderImages:
-    """The images below `path/<class>/`, or `path/train/<class>/` and `path/test/<class>/` if it has those.
+def load(
+    path: str, split: str, image_size: int | Literal["auto"] | None, seed: int, test_fraction: float | None = None
+) -> FolderImages:
+    """The images below `path/<class>/`, or below `path/train/<class>/` and `path/test/<class>/` (see `layout`).
 
-    Classes are the folder names, sorted (integers numerically), of train for both parts. Reads headers only.
-    Without `image_size`, images of unequal size are refused. `seed` is not used.
+    Colour and size are decided once over all parts, from headers alone: L where all are grey, otherwise RGB. Without
+    `image_size`, images of unequal size are refused; `auto` makes them squares of `USUAL` pixels or less. Of a folder
+    without a test part `test_fraction` of each class is the test part, the same for every seed. `seed` is not used.
     """
-    root, classes = _layout(Path(path), split)
-    files, labels = files_by_class(root, classes, may_lack=split == "test")
-    mode, (width, height) = _header_of_all(files, image_size)
-    if image_size is not None:
-        width = height = image_size
-    return FolderImages(
-        Decoder(files, mode, image_size), labels, classes, "folder", split, (1 if mode == "L" else 3, height, width)
-    )
+    place = layout(Path(path))
+    if split not in place.parts and not test_fraction:
+        raise InputError(
+            f"{path}: no test images; wanted {path}/train and {path}/test, or a share of all to be set aside "
+            "(data.path, data.test_fraction)"
+        )
+    parts = {part: files_by_class(root, place.classes, part == "test") for part, root in place.parts.items()}
+    everything = [file for files, _ in parts.values() for file in files]
+    if "test" not in parts:
+        parts |= _set_aside(path, *parts["train"], place.classes, test_fraction)
+    mode, sizes = _header_of_all(everything)
+    size = _common_size(path, everything, sizes, image_size)
+    width, height = (size, size) if size else sizes[0]
+    files, labels = parts[split]
+    shape = (1 if mode == "L" else 3, height, width)
+    return FolderImages(Decoder(files, mode, size), labels, place.classes, "folder", split, shape)
 
 
-def _layout(path: Path, split: str) -> tuple[Path, tuple[str, ...]]:
-    """The folder that holds the class folders of this part, and the class names."""
+class Layout(NamedTuple):
+    """Where the parts of a data set lie, `train` and, where there is one, `test`; and the names of its classes."""
+
+    parts: dict[str, Path]
+    classes: tuple[str, ...]
+
+
+def layout(path: Path) -> Layout:
+    """Parts are folders named like `train`, `valid` or `Testing`; where there is none, `path` is all training images.
+
+    Classes are the folder names, sorted (integers numerically), of train for both parts. Without a test folder the
+    validation folder stands for it. Raises InputError where folders of parts and other folders lie side by side.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder (data.path)")
-    parts = _folders(path)
-    if not (parts and set(parts) <= {"train", "val", "test"}):  # else `train` may be a class, beside `car`
-        if split == "test":
-            raise InputError(f"{path}: no test images; wanted {path}/train and {path}/test (data.path)")
-        return path, class_folders(path)
-    if split not in parts:
-        raise InputError(f"{path}: has no sub-folder {split!r}, only {', '.join(parts)} (data.path)")
-    classes = class_folders(path / ("train" if "train" in parts else split))
-    check_known(path / split, classes)
-    return path / split, classes
+    found = _parts(path)
+    if not found:
+        return Layout({"train": path}, class_folders(path))
+    if "train" not in found:
+        there = ", ".join(p.name for p in found.values())
+        raise InputError(f"{path}: has no sub-folder 'train', only {there} (data.path)")
+    if "val" in found and "test" not in found:
+        _once(f"{found['val']}: stands for the test part, which is not there")
+        found["test"] = found.pop("val")
+    elif "val" in found:
+        _once(f"{found.pop('val')}: not read; validation images are drawn from train (data.val_fraction)")
+    classes = class_folders(found["train"])
+    if "test" in found:
+        check_known(found["test"], classes)
+    return Layout({part: found[part] for part in ("train", "test") if part in found}, classes)
 
 
-def files_by_class(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> tuple[tuple[str, ...], Tensor]:
+def _parts(path: Path) -> dict[str, Path]:
+    """The folders of the parts, none where `path` holds class folders. Raises InputError where it cannot be told."""
+    names = pictures.folders(path)
+    named = [name for name in names if name.lower() in PART_OF]
+    others = [name for name in names if name not in named]
+    if others and not any(pictures.folders(path / name) for name in named):
+        return {}  # pictures lie in them: classes that are called so
+    empty = [name for name in others if pictures.any_below(path / name) is None] if named else []
+    if empty:
+        _once(f"{path}: left out {', '.join(empty)}, without a picture")
+    if named and (others := [name for name in others if name not in empty]):
+        raise InputError(
+            f"{path}: holds parts of a data set ({', '.join(named)}) beside other folders ({', '.join(others[:3])}): "
+            "cannot tell parts from classes; move one kind away (data.path)"
+        )
+    parts: dict[str, Path] = {}
+    for name in named:
+        if (earlier := parts.setdefault(PART_OF[name.lower()], path / name)) != path / name:
+            raise InputError(f"{path}: {earlier.name} and {name} both say {PART_OF[name.lower()]} (data.path)")
+    return parts
+
+
+def _set_aside(
+    path: str, files: tuple[str, ...], labels: Tensor, classes: tuple[str, ...], fraction: float | None
+) -> dict[str, Files]:
+    """Train and test part of a folder that has none; no test part where `fraction` is None or 0."""
+    if not fraction:
+        _once(f"{path}: has no test part (data.test_fraction sets a share aside)")
+        return {}
+    train, test = train_val_split(labels, fraction, seed=0, key="data.test_fraction")
+    left = torch.bincount(labels[train], minlength=len(classes))
+    if (left == 0).any():
+        name = classes[int(left.argmin())]
+        raise InputError(f"{path}: data.test_fraction {fraction} leaves no image of class {name} to train on")
+    _once(f"{path}: {len(test)} of {len(labels)} images are set aside as its test part (data.test_fraction)")
+    return {part: (tuple(files[i] for i in of), labels[of]) for part, of in (("train", train), ("test", test))}
+
+
+def files_by_class(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> Files:
     """The images below `root/<class>/`, in order, and their labels (N,).
 
     Raises InputError naming a class folder without images; with `may_lack`, only if none has any.
     """
-    listing = tqdm(classes, desc="listing images", disable=None, delay=2, leave=False)
-    members = [image_files(root / c) for c in listing]
-    files = tuple(str(f) for m in members for f in m)
-    empty = [c for c, m in zip(classes, members) if not m]
+    members: dict[str, list[Path]] = {c: [] for c in classes}
+    start, outside = len(os.path.join(root, "")), []
+    for file in pictures.find(root):
+        folder, _, within = str(file)[start:].partition(os.sep)
+        (members[folder] if within and folder in members else outside).append(file)
+    if outside:
+        _once(f"{root}: left out {len(outside)} pictures outside the class folders ({min(outside).name})")
+    files = tuple(str(f) for m in members.values() for f in sorted(m, key=_in_order))
+    empty = [c for c, m in members.items() if not m]
     if empty and not (may_lack and files):
         raise InputError(f"{root / empty[0]}: no images in this class folder (data.path)")
-    return files, torch.repeat_interleave(torch.tensor([len(m) for m in members]))
+    return files, torch.repeat_interleave(torch.tensor([len(m) for m in members.values()]))
+
+
+def _in_order(file: Path) -> tuple:
+    """Index lists hang on this order."""
+    return str(file.parent), integers_first(file.stem), file.name
 
 
 def check_known(root: Path, classes: tuple[str, ...]) -> None:
@@ -156,44 +233,41 @@ def check_known(root: Path, classes: tuple[str, ...]) -> None:
 
 def class_folders(root: Path) -> tuple[str, ...]:
     """The names of its sub-folders, sorted. Raises InputError if there are none."""
-    names = _folders(root)
+    names = pictures.folders(root)
     if not names:
         raise InputError(f"{root}: no images; wanted {root}/<class>/<image>.png (data.path)")
-    return names
+    return tuple(names)
 
 
-def _folders(root: Path) -> tuple[str, ...]:
-    return tuple(sorted((e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."), key=integers_first))
-
-
-def image_files(folder: Path) -> list[Path]:
-    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
-    return sorted(files, key=lambda f: (str(f.parent), integers_first(f.stem)))
-
-
-def _header_of_all(files: tuple[str, ...], image_size: int | None) -> tuple[str, tuple[int, int]]:
-    """The mode that all files can be decoded to, L or RGB, and their (width, height)."""
-    mode, size = "L", None
+def _header_of_all(files: list[str]) -> tuple[str, list[tuple[int, int]]]:
+    """The mode that all files can be decoded to, L or RGB, and the (width, height) of each."""
+    grey, sizes = True, []
     for file in tqdm(files, desc="reading image headers", disable=None, delay=2, leave=False):
-        colour, found = _header(file)
-        size = size or found
-        mode = "RGB" if colour else mode
-        if image_size is None and found != size:
-            one, other = (f"{name} is {w}x{h}" for name, (w, h) in ((files[0], size), (file, found)))
-            raise InputError(f"images of unequal size: {one}, {other} (data.image_size resizes all)")
-    return mode, size
+        with pictures.opened(file) as image:
+            grey &= pictures.is_grey(image, file)
+            sizes.append(image.size)
+    return "L" if grey else "RGB", sizes
 
 
-def _header(file: str) -> tuple[bool, tuple[int, int]]:
-    """(is it in colour, (width, height)). Raises InputError for alpha, more than 8 bits, and no image."""
-    try:
-        with Image.open(file) as image:
-            mode, size = image.mode, image.size
-            alpha = mode in ALPHA or "transparency" in image.info
-    except BROKEN as error:
-        raise InputError(f"{file}: not a readable image ({error})") from None
-    if alpha:
-        raise InputError(f"{file}: has transparency (mode {mode}); flatten it onto a background first")
-    if mode not in GREY | COLOUR:
-        raise InputError(f"{file}: mode {mode} is not supported; wanted 8-bit grey or RGB")
-    return mode in COLOUR, size
+def _common_size(
+    path: str, files: list[str], sizes: list[tuple[int, int]], image_size: int | Literal["auto"] | None
+) -> int | None:
+    """The side of the square that all become; None: they stay as they are, which all are of one size then."""
+    other = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
+    if image_size is None and other is not None:
+        one, two = (f"{files[i]} is {sizes[i][0]}x{sizes[i][1]}" for i in (0, other))
+        raise InputError(f"images of unequal size: {one}, {two} (data.image_size resizes all)")
+    if image_size != "auto":
+        return image_size
+    if other is None and max(sizes[0]) <= LARGEST:
+        return None
+    side = min(USUAL, max(16, int(statistics.median(min(size) for size in sizes)) // 16 * 16))
+    _once(f"{path}: images of {len(set(sizes))} sizes: of each the middle square, at {side} pixels (data.image_size)")
+    return side
+
+
+@functools.cache
+def _once(line: str) -> None:
+    """To stderr; parts are loaded one by one, and all of it holds for both."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(line, file=sys.stderr)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from datasets.folder import Decoder, FolderImages, check_known, class_folders, files_by_class, image_files
+from datasets.folder import Decoder, FolderImages, check_known, class_folders, files_by_class
+from functions import pictures
 from functions.errors import InputError
 
 TINY = "tiny-imagenet-200"
@@ -58,7 +59,7 @@ def _listed(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[str, ...], to
     for row in rows:
         if len(row) < 2 or row[1] not in number:
             raise InputError(f"{table}: {' '.join(row)}: wanted an image and a class of {folder.parent / 'train'}")
-    found = {file.name for file in image_files(folder / "images")}
+    found = {file.name for file in pictures.find(folder / "images")}
     odd = found ^ {name for name, _ in rows}
     if odd:
         name = min(odd)

@@ -132,16 +132,16 @@ def checked_indices(
     return indices
 
 
-def train_val_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def train_val_split(labels: Tensor, fraction: float, seed: int, key: str = "val_fraction") -> tuple[Tensor, Tensor]:
     """(train, val): round(fraction * N) examples for validation, of each class its share to within one.
 
-    Shares are rounded by largest remainder, so the sizes are exact. fraction 0: no validation part.
+    Shares are rounded by largest remainder, so the sizes are exact. fraction 0: no validation part. `key` names it.
     """
     if not 0 <= fraction < 1:
-        raise InputError(f"val_fraction: {fraction} is not in [0, 1)")
+        raise InputError(f"{key}: {fraction} is not in [0, 1)")
     labels, n = labels.cpu(), round(fraction * len(labels))
     if n == 0 < fraction:
-        raise InputError(f"val_fraction: {fraction} of {len(labels)} examples is none")
+        raise InputError(f"{key}: {fraction} of {len(labels)} examples is none")
     share = fraction * torch.bincount(labels).double()  # (n_classes,)
     take = share.floor().long()
     missing = n - int(take.sum())

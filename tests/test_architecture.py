@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = "errors files randomness"  # what models and datasets may import too, and the only such modules of functions
+GROUND = "errors files pictures randomness"  # what models and datasets may import too, and the only such modules of functions
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
     "files": "errors",
+    "pictures": "errors files",
     "randomness": "",
     "tasks": "",
     "config": "errors",
     "training": "errors tasks config",
     "curvature": "errors tasks",
     "storage": "errors files config curvature",
-    "sampling": "errors files randomness tasks config training storage",
+    "sampling": "errors files pictures randomness tasks config training storage",
     "judging": "errors files randomness storage sampling",
     "experiments": "errors files config",
 }

@@ -7,6 +7,7 @@ fingerprint: one forward pass for each, whatever is computed from it. Models and
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -100,7 +101,8 @@ def fingerprint(images) -> str:
     else:
         for file in images.decoder.files:
             stat = Path(file).stat()
-            digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            # names need not be UTF-8
+            digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

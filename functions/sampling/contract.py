@@ -10,6 +10,7 @@ from pathlib import Path
 from functions.config.schema import Config
 from functions.errors import InputError
 from functions.files import version
+from functions.pictures import any_below
 from functions.storage.contract import contract, read_contract
 
 GENERATION = "samples.json"  # written by sample.py beside its images
@@ -70,7 +71,7 @@ def read_generation(samples: Path | str) -> dict | None:
 def check_folder(folder: Path, wanted: dict) -> list[int]:
     """All classes that the folder will hold. Raises InputError where its images were made another way."""
     if not (folder / GENERATION).is_file():
-        if next(folder.rglob("*.png"), None):
+        if folder.is_dir() and any_below(folder):
             raise InputError(f"{folder}: holds images but no {GENERATION}: move it away")
         return wanted["record"]["classes"]
     found = read_generation(folder)

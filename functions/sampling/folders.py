@@ -1,4 +1,4 @@
-"""Sets of images on disk: a folder of PNGs, walked recursively (`<folder>/<class>/<k>.png`), or an `.npz` batch.
+"""Sets of images on disk: a folder of pictures, walked recursively (`<folder>/<class>/<k>.png`), or an `.npz` batch.
 
 Files are listed and counted first, decoded by threads while the network works, and never held all at once.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import zipfile
 import zlib
 from collections import deque
@@ -18,16 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from functions import pictures
 from functions.config.classes import parse_classes
 from functions.errors import InputError
 from functions.files import natural
 
 UNKNOWN = -1  # the label of an image whose folder's name is no integer
-# What Pillow raises for a file that is not, or no longer, an image.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 AHEAD = 2  # batches decoded while one is in use
 
 
@@ -44,8 +41,8 @@ class SampleSet:
         return len(self.labels)
 
     def batches(self, batch_size: int, channels: int, n_workers: int | None = None) -> Iterator[Tensor]:
-        """uint8 (B,C,H,W) with 1 (grey) or 3 channels, in order, PNGs decoded by `n_workers` threads (None: by as many
-        as there are CPUs, at most 16). Raises InputError with the name of a bad image.
+        """uint8 (B,C,H,W) with 1 (grey) or 3 channels, in order, decoded by `n_workers` threads (None: the CPUs, at
+        most 16). Raises InputError with the name of a bad image.
         """
         if self.array is not None:
             yield from (self._fit(part, channels) for part in self.array.split(batch_size))
@@ -89,7 +86,8 @@ class SampleSet:
         digest = hashlib.sha256()
         for path in paths:
             stat = path.stat()
-            digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            # names need not be UTF-8
+            digest.update(os.fsencode(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
         return digest.hexdigest()
 
     def _fit(self, part: Tensor, channels: int) -> Tensor:
@@ -109,10 +107,9 @@ def find_samples(source: Path | str) -> SampleSet:
         return _read_npz(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder of images (or .npz file)")
-    found = (Path(folder, name) for folder, _, names in os.walk(source, onerror=_reraise) for name in names)
-    paths = sorted((p for p in found if p.suffix.lower() == ".png"), key=natural)
+    paths = sorted(pictures.find(source), key=natural)
     if not paths:
-        raise InputError(f"{source}: no PNG image in it or in its folders")
+        raise InputError(f"{source}: no picture in it or in its folders")
     return SampleSet(source, torch.tensor([_label(p) for p in paths]), tuple(paths))
 
 
@@ -150,24 +147,12 @@ def _read_npz(source: Path) -> SampleSet:
 
 
 def decode(path: Path, channels: int) -> np.ndarray:
-    """One PNG as uint8 (H,W,C). Grey and palette images become what `channels` (1 or 3) needs.
+    """One picture as uint8 (H,W,C). Grey and palette images become what `channels` (1 or 3) needs.
 
-    Raises InputError with the file's name: broken, with transparency, 16 bits deep, or colour where grey is read.
+    Raises InputError with the file's name: what `pictures.read` refuses, or colour where grey is read.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode = image.mode
-            if "A" in mode or "transparency" in image.info:
-                raise InputError(f"{path}: has an alpha channel, which no network here reads")
-            if mode not in ("1", "L", "P", "RGB"):
-                raise InputError(f"{path}: mode {mode}, wanted 8-bit grey, palette or RGB")
-            grey = mode in ("1", "L")
-            pixels = np.array(image.convert("L" if grey else "RGB"))
-    except InputError:
-        raise
-    except BROKEN as error:
-        raise InputError(f"{path}: not a readable image ({' '.join(str(error).split())})") from None
+    image = pictures.read(path)
+    grey, pixels = image.mode == "L", np.array(image)
     pixels = pixels[..., None] if grey else pixels
     if channels == 1 and not grey:
         if not _is_grey(torch.from_numpy(pixels)):
@@ -207,13 +192,10 @@ def _chunks(paths: tuple[Path, ...], batch_size: int) -> Iterator[tuple[Path, ..
 
 
 def _label(path: Path) -> int:
-    name = path.resolve().parent.name
-    return int(name) if name.isdecimal() else UNKNOWN
+    """The class: the name of the folder in which the picture, or the link to it, stands."""
+    name = Path(os.path.abspath(path)).parent.name
+    return int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else UNKNOWN
 
 
 def _size(shape: tuple) -> str:
     return f"{shape[1]}x{shape[0]}"
-
-
-def _reraise(error: OSError) -> None:
-    raise error

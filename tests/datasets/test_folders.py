@@ -67,8 +67,107 @@ def test_folder_train_and_test_parts(tmp_path):
     write(tmp_path / "test/cow/0.png", np.zeros((4, 4)))
     with pytest.raises(InputError, match=r"cow: a class that .*train does not have"):
         datasets.load("folder", path=tmp_path, split="test")
-    write(tmp_path / "car/0.png", np.zeros((4, 4)))  # now `train` is a class beside `car`
-    assert datasets.load("folder", path=tmp_path).classes == ("car", "test", "train")
+
+
+@pytest.mark.parametrize(
+    "train, test", [("Train", "TEST"), ("training", "testing"), ("TRAIN", "valid"), ("train", "Dev"), ("train", "eval")]
+)
+def test_names_of_parts_in_any_case(tmp_path, train, test):
+    for place in (f"{train}/cat/0.png", f"{train}/dog/0.png", f"{test}/dog/1.png"):
+        write(tmp_path / place, np.zeros((4, 4)))
+    found = [datasets.load("folder", path=tmp_path, split=split) for split in ("train", "test")]
+    assert [(f.classes, f.labels.tolist()) for f in found] == [(("cat", "dog"), [0, 1]), (("cat", "dog"), [1])]
+
+
+def test_a_validation_folder_beside_a_test_folder_is_not_read(tmp_path, capsys):
+    for part in ("train", "valid", "test"):
+        write(tmp_path / part / "cat" / f"{part}.png", np.zeros((4, 4)))
+    names = [datasets.load("folder", path=tmp_path, split=s).decoder.files[0] for s in ("train", "test")]
+    assert [n.rsplit("/")[-1] for n in names] == ["train.png", "test.png"]
+    assert "valid: not read" in capsys.readouterr().err
+
+
+def test_parts_and_classes_side_by_side_cannot_be_told(tmp_path, capsys):
+    for place in ("train/cat/0.png", "test/cat/0.png"):
+        write(tmp_path / place, np.zeros((4, 4)))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/0.xml").write_text("")
+    assert datasets.load("folder", path=tmp_path).classes == ("cat",)
+    assert "left out annotations, without a picture" in capsys.readouterr().err
+    write(tmp_path / "car/0.png", np.zeros((4, 4)))
+    with pytest.raises(InputError, match=r"holds parts .*\(test, train\) beside other folders \(car\)") as error:
+        datasets.load("folder", path=tmp_path)
+    one_line(error)
+
+
+def test_two_folders_of_one_part_are_refused(tmp_path):
+    for part in ("train", "Training", "test"):
+        write(tmp_path / part / "cat/0.png", np.zeros((4, 4)))
+    with pytest.raises(InputError, match="Training and train both say train"):
+        datasets.load("folder", path=tmp_path)
+
+
+def test_classes_may_be_called_like_parts(tmp_path):
+    for name in ("train", "car", "Dev"):
+        write(tmp_path / name / "0.png", np.zeros((4, 4)))
+    assert datasets.load("folder", path=tmp_path).classes == ("Dev", "car", "train")
+
+
+def test_colour_and_size_are_decided_over_all_parts(tmp_path):
+    write(tmp_path / "train/cat/0.png", np.zeros((4, 4)))
+    write(tmp_path / "test/cat/0.png", np.zeros((4, 4, 3)), "RGB")
+    shapes = [datasets.load("folder", path=tmp_path, split=s).shape for s in ("train", "test")]
+    assert shapes == [(3, 4, 4)] * 2
+    write(tmp_path / "test/cat/1.png", np.zeros((6, 6)))
+    for split in ("train", "test"):
+        with pytest.raises(InputError, match=r"train/cat/0\.png is 4x4, .*test/cat/1\.png is 6x6"):
+            datasets.load("folder", path=tmp_path, split=split)
+
+
+@pytest.mark.parametrize(
+    "sizes, wanted",
+    [
+        ([(20, 30), (20, 30)], (1, 30, 20)),  # one size is kept
+        ([(20, 30), (40, 40), (50, 90)], (1, 32, 32)),  # shorter sides 20, 40, 50
+        ([(300, 200), (400, 400)], (1, 64, 64)),
+        ([(4, 4), (5, 5)], (1, 16, 16)),
+        ([(300, 300), (300, 300)], (1, 64, 64)),  # too large for any config here
+    ],
+)
+def test_auto_chooses_a_size(tmp_path, sizes, wanted, capsys):
+    for k, (width, height) in enumerate(sizes):
+        write(tmp_path / "cat" / f"{k}.png", np.zeros((height, width)))
+    images = datasets.load("folder", path=tmp_path, image_size="auto")
+    assert images.shape == wanted and images.gather(torch.arange(len(sizes)))[0].shape[1:] == wanted
+    kept = sizes[0] == sizes[1] and max(sizes[0]) < 300
+    assert ("of each the middle square, at" in capsys.readouterr().err) != kept
+
+
+def test_a_share_is_set_aside_where_there_is_no_test_part(tmp_path, capsys):
+    for c in ("cat", "dog"):
+        for k in range(10):
+            write(tmp_path / c / f"{k}.png", np.zeros((4, 4)))
+    train, test = (datasets.load("folder", tmp_path, s, test_fraction=0.2) for s in ("train", "test"))
+    assert torch.bincount(train.labels).tolist() == [8, 8] and torch.bincount(test.labels).tolist() == [2, 2]
+    assert len({*train.decoder.files, *test.decoder.files}) == 20
+    again = datasets.load("folder", tmp_path, "test", seed=5, test_fraction=0.2)
+    assert again.decoder.files == test.decoder.files
+    said = capsys.readouterr().err
+    assert said.count("4 of 20 images are set aside as its test part (data.test_fraction)") == 1
+    assert len(datasets.load("folder", tmp_path)) == 20
+    assert "has no test part" in capsys.readouterr().err
+    write(tmp_path / "cow/0.png", np.zeros((4, 4)))
+    with pytest.raises(InputError, match=r"data\.test_fraction 0\.9 leaves no image of class cow to train on"):
+        datasets.load("folder", tmp_path, test_fraction=0.9)
+    for place in ("P/train/cat", "P/test/cat"):
+        write(tmp_path / place / "0.png", np.zeros((4, 4)))
+    assert len(datasets.load("folder", tmp_path / "P", "test", test_fraction=0.2)) == 1  # its own
+
+
+def test_pictures_outside_the_class_folders_are_said(folder, capsys):
+    write(folder / "cover.png", np.zeros((4, 4)))
+    assert len(datasets.load("folder", path=folder)) == 12
+    assert "left out 1 pictures outside the class folders (cover.png)" in capsys.readouterr().err
 
 
 def test_folder_modes(tmp_path):
@@ -111,7 +210,7 @@ def test_folder_refuses_alpha_and_deep_grey(folder, mode):
 
 def test_folder_refuses_a_transparent_palette(folder):
     Image.new("P", (4, 4)).save(folder / "2" / "odd.png", transparency=0)
-    with pytest.raises(InputError, match=r"odd\.png: has transparency"):
+    with pytest.raises(InputError, match=r"odd\.png: has an alpha channel"):
         datasets.load("folder", path=folder)
 
 
@@ -150,10 +249,11 @@ def test_only_a_test_part_may_lack_classes_and_not_all(tmp_path):
     write(tmp_path / "train/cat/0.png", np.zeros((4, 4)))
     for place in ("train/dog", "test/dog"):
         (tmp_path / place).mkdir(parents=True)
-    for split in ("train", "test"):
-        with pytest.raises(InputError, match=rf"{split}/\w+: no images in this class folder"):
-            datasets.load("folder", path=tmp_path, split=split)
-    write(tmp_path / "train/dog/0.png", np.zeros((4, 4)))
+    for part in ("train", "test"):
+        for split in ("train", "test"):
+            with pytest.raises(InputError, match=rf"{part}/\w+: no images in this class folder"):
+                datasets.load("folder", path=tmp_path, split=split)
+        write(tmp_path / "train/dog/0.png", np.zeros((4, 4)))
     write(tmp_path / "test/cat/0.png", np.zeros((4, 4)))
     assert datasets.load("folder", path=tmp_path, split="test").labels.tolist() == [0]
 

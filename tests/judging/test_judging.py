@@ -182,7 +182,7 @@ def test_a_bad_image_is_named(case):
 def test_folders_without_images_are_refused():
     Path("empty/0").mkdir(parents=True)
     Path("empty/0/notes.txt").write_text("")
-    with pytest.raises(InputError, match="empty: no PNG image in it"):
+    with pytest.raises(InputError, match="empty: no picture in it"):
         find_samples("empty")
     with pytest.raises(InputError, match="absent: no such folder"):
         find_samples("absent")
@@ -300,10 +300,10 @@ def test_a_folder_that_holds_something_else_is_refused():
         with pytest.raises(InputError, match="ref: holds another reference"):
             save_base_dataset.main([*flags, *other])
     save_images(Path("ref/0"), noise(1))
-    with pytest.raises(InputError, match=r"1 PNGs that are no part of the reference, e\.g\. 0/0\.png"):
+    with pytest.raises(InputError, match=r"1 pictures that are no part of the reference, e\.g\. 0/0\.png"):
         save_base_dataset.main([*flags, "0", "--per_class", "2"])
     os.remove("ref/reference.json")
-    with pytest.raises(InputError, match=r"ref: holds PNGs but no reference\.json"):
+    with pytest.raises(InputError, match=r"ref: holds pictures but no reference\.json"):
         save_base_dataset.main([*flags, "0"])
     with pytest.raises(InputError, match="digits has classes 0 to 9"):
         save_base_dataset.main(["--dataset", "digits", "--label_to_forget", "10"])
