@@ -1,8 +1,6 @@
-"""The two commands of the README: the quickstart's Python at toy size, and what setup.sh does before it installs."""
+"""The README's first command: the quickstart's Python at toy size."""
 
 import importlib.util
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,29 +61,3 @@ def test_the_forgotten_row_is_framed_and_images_stand_where_they_belong():
     ]
     frame = lambda r: page.getpixel((MARGIN + TILE // 2, HEADER + r * row - GAP))
     assert frame(1) == RED and frame(0) != RED
-
-
-@pytest.fixture
-def setup_copy(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / ".venv").mkdir()
-    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
-    (tmp_path / "requirements.txt").write_text("torch>=2.11\n")
-    return tmp_path
-
-
-def setup(folder: Path, python: str) -> subprocess.CompletedProcess:
-    env = {"PATH": "/usr/bin:/bin", "PYTHON": python}
-    return subprocess.run(["bash", "scripts/setup.sh"], cwd=folder, env=env, capture_output=True, text=True)
-
-
-def test_setup_does_nothing_once_the_stamp_fits(setup_copy):
-    shutil.copy(setup_copy / "requirements.txt", setup_copy / ".venv" / ".installed_requirements")
-    done = setup(setup_copy, "no-such-python")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_setup_says_what_is_missing(setup_copy):
-    (setup_copy / ".venv" / ".installed_requirements").write_text("torch>=2.10\n")  # the file has changed since
-    done = setup(setup_copy, "no-such-python")
-    assert done.returncode == 1 and "no-such-python not found; install Python 3.10" in done.stderr
