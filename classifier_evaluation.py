@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging.classifier import classifier_protocol, feature_network, load_classifier, require_shape
     from functions.judging.features import extract
     from functions.judging.metrics_file import metrics_path, write_section
+    from functions.sampling.contract import check_complete
     from functions.sampling.folders import find_samples
     from functions.training.distributed import choose_device
 
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= label < n_classes:
         raise InputError(f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}")
     samples = find_samples(args.sample_path)
+    check_complete(args.sample_path, samples.labels.tolist())
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
 
     device = choose_device(args.device)

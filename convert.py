@@ -82,8 +82,9 @@ def import_run(args: argparse.Namespace) -> Path:
         folder = RunFolder.create(parent, config.dump_config(cfg), ORIGIN)
     else:
         folder = RunFolder.create_at(Path(args.out), config.dump_config(cfg), ORIGIN)
-    checkpoint.save(folder.path, step, weights, {"optimizers": []}, meta, keep=1)
-    folder.say(f"{args.source}: {' and '.join(weights)} weights at step {step} -> {folder.path}")
+    with folder:
+        checkpoint.save(folder.path, step, weights, {"optimizers": []}, meta, keep=1)
+        folder.say(f"{args.source}: {' and '.join(weights)} weights at step {step} -> {folder.path}")
     return folder.path
 
 

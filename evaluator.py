@@ -57,16 +57,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     import models
     from functions.judging import metrics
-    from functions.judging.contract import reference_rule
+    from functions.judging.contract import check_reference, reference_rule
     from functions.judging.features import of_both
     from functions.judging.metrics_file import metrics_path, write_section
     from functions.judging.networks import NETWORKS
+    from functions.sampling.contract import check_complete
     from functions.sampling.folders import find_samples, same_images
     from functions.training.distributed import choose_device
 
     samples, reference = find_samples(args.samples), find_samples(args.reference)
     if args.classes is not None:
         samples = samples.only(args.classes)
+    check_complete(args.samples, samples.labels.tolist(), args.classes is not None)
+    check_reference(args.reference, len(reference))
     if same_images(samples, reference):
         raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")
     device = choose_device(args.device)

@@ -37,18 +37,26 @@ def main(argv: list[str] | None = None) -> list[Path]:
     for gamma in args.threshold:
         if not 0 <= gamma < math.inf:
             raise InputError(f"--threshold {gamma}: wanted a number, 0 or more")
+    from functions.locks import SHORT, writing_folder
+
+    folder = Path(args.ckpt_folder)
+    if not folder.is_dir():
+        raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
+    with writing_folder(folder, SHORT):
+        return write_masks(folder, args.threshold, args.zero_ratio_salient)
+
+
+def write_masks(folder: Path, thresholds: list[float], zero_ratio_salient: bool | None) -> list[Path]:
+    """One mask for each threshold, from the Fishers in `folder`."""
     from functions.curvature.saliency import kept_share, ratio_mask
     from functions.storage.artifacts import load_fishers, save_mask
     from functions.storage.cost import total
     from functions.storage.provenance import inherited
 
-    folder = Path(args.ckpt_folder)
-    if not folder.is_dir():
-        raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
     fisher_f, fisher_r, made_f, made_r = load_fishers(folder)
-    zero = made_f["zero_ratio_salient"] if args.zero_ratio_salient is None else args.zero_ratio_salient
+    zero = made_f["zero_ratio_salient"] if zero_ratio_salient is None else zero_ratio_salient
     cost, written = total([made_f["cost"], made_r["cost"]]), []
-    for gamma in args.threshold:
+    for gamma in thresholds:
         mask = ratio_mask(fisher_f, fisher_r, gamma, zero)
         share, groups = kept_share(mask)
         path = folder / f"fisher_{gamma}.safetensors"

@@ -24,7 +24,8 @@ examples, on data that needs no download:
       --n_samples_per_class 500
 
 Image k of class c depends on --seed, c and k alone, so two checkpoints draw from the same noise. A folder says in
-samples.json how it was made: the same command again draws only what is missing, another one is refused."""
+samples.json how it was made: the same command again draws only what is missing, beside one that still runs too;
+another one is refused."""
 
 FLAGS = ["ckpt_folder", "cond_scale", "sample_type", "timesteps", "eta", "skip_type", "n_samples_per_class", "weights"]
 FLAGS += ["minmax", "seed"]
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> Path | None:
 def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
     """What `main` does once the config is known; of several processes each draws its share of the images."""
     from functions.sampling import contract, samplers
-    from functions.sampling.write import write_samples
+    from functions.sampling.write import write_folder, write_picture
     from functions.storage.checkpoint import Snapshot
     from functions.training import distributed
 
@@ -102,22 +103,22 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
     out = Path(args.out) if args.out else Path(cfg.ckpt_folder) / name
     made = contract.generation_contract(cfg, meta, kind, snapshot.hash(kind), classes)
     wanted = [(c, k) for c in classes for k in range(cfg.sampling.n_samples_per_class)]
+    there = lambda pair: args.mode != "visualization" and (out / str(pair[0]) / f"{pair[1]}.png").exists()
     if args.mode != "visualization":
-        made["record"]["classes"] = contract.check_folder(out, made)
-        wanted = [(c, k) for c, k in wanted if not (out / str(c) / f"{k}.png").exists()]
+        contract.check_folder(out, made)
+        wanted = [pair for pair in wanted if not there(pair)]
     if args.dry_run:
         print(contract.plan(cfg, meta, kind, out, len(wanted)))
         return None
     print(f"{out}: {len(wanted)} images to draw of class {', '.join(map(str, classes))}", flush=True)
     # all have looked before one writes
     distributed.agree({"checkpoint": snapshot.hash(kind), "number of images to draw": len(wanted)})
-    wanted = distributed.share(wanted) if out.suffix != ".png" else wanted * (distributed.rank() == 0)
-    if wanted:
-        task, model = load(cfg, snapshot, kind)
-        shape = task.encoder.shape(meta["data"]["shape"])
-        batches = samplers.generate_all(task, model, wanted, shape, cfg.sampling, cfg.seeds.seed)
-        write_samples(out, batches, made, cfg.sampling)
-    distributed.agree({"command": "sample"})  # nobody leaves before all have written
+    if not wanted:
+        return out
+    task, model = load(cfg, snapshot, kind)
+    shape = task.encoder.shape(meta["data"]["shape"])
+    draw = lambda pairs: samplers.generate_all(task, model, pairs, shape, cfg.sampling, cfg.seeds.seed, there)
+    (write_picture if args.mode == "visualization" else write_folder)(out, wanted, draw, made, cfg.sampling)
     return out
 
 

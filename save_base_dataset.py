@@ -34,6 +34,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    from functions.locks import writing_folder
+
+    with writing_folder(args.out):
+        save(args)
+
+
+def save(args: argparse.Namespace) -> None:
+    """The reference, or what is missing of it."""
     import datasets
     from functions.pictures import find
 
@@ -101,11 +109,13 @@ def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> i
     from tqdm import tqdm
 
     from datasets.images import ordered
+    from functions.locks import remove_leftovers
     from functions.sampling.write import save_png
 
     missing = [j for j, name in enumerate(names) if not (folder / name).is_file()]
     for c in {names[j].split("/")[0] for j in missing}:
         (folder / c).mkdir(exist_ok=True)
+        remove_leftovers(folder / c)
     chosen = torch.tensor([indices[j] for j in missing], dtype=torch.long)
     bar = iter(tqdm(missing, desc="saving images", unit=" images", disable=None, leave=False))
     for x, _ in ordered(train, chosen, 256, n_workers=2):

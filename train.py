@@ -11,6 +11,7 @@ from functions.config import names as keys
 from functions.config.arguments import add_forget_arguments, add_training_arguments, add_unlearning_arguments
 from functions.config.cli import add_config_arguments, config_flags, run_main, say
 from functions.errors import InputError
+from functions.storage.run import own_config, own_mode
 
 EPILOG = """the main job, on data that needs no download:
   python train.py --config digits_pretrain.yml --mode pretrain
@@ -33,8 +34,9 @@ classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stan
   python train.py --unlearn retrain --model_path ORIGIN --num_indexes_to_replace 4500 --save_dir RETRAIN
   python evaluate.py SALUN --retrain RETRAIN --original ORIGIN
 
-A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. The same command with --resume RUN
-continues it, on the CPU to the same bits."""
+A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. python train.py --resume RUN continues it,
+on the CPU to the same bits; flags beside it are checked, and may make it longer (--set training.n_iters=N).
+Ctrl-C, SIGTERM and SIGHUP end a run after its step, saved; a second one ends it at once."""
 
 FLAGS = [
     "label_to_forget",
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    modes = p.add_mutually_exclusive_group(required=True)
+    modes = p.add_mutually_exclusive_group()
     modes.add_argument("--mode", choices=methods.MODES, metavar="MODE", help="what to do: " + ", ".join(methods.MODES))
     modes.add_argument(
         "--unlearn",
@@ -84,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"the same by its published name too: {', '.join(keys.UNLEARN_ALIAS)}",
     )
     add_config_arguments(p, required=False)
-    p.add_argument("--resume", metavar="RUN", help="continue this run, given the command that began it")
+    p.add_argument("--resume", metavar="RUN", help="continue this run; it knows the command that began it")
     add_forget_arguments(p.add_argument_group("what to forget, and from what"))
     add_unlearning_arguments(p.add_argument_group("how to unlearn"))
     add_training_arguments(p.add_argument_group("training, mostly of classifiers"))
@@ -92,9 +94,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def config_name(args: argparse.Namespace) -> str:
-    """--config, or DATASET_classifier.yml: of --dataset, of the model to start from, or of CIFAR-10."""
+    """--config, the run's own, or DATASET_classifier.yml: of --dataset, of the model to start from, or of CIFAR-10."""
     if args.config is not None:
         return args.config
+    if args.resume is not None:
+        return str(own_config(args.resume))
     if args.dataset is None and args.ckpt_folder is not None:
         from functions.storage.checkpoint import load_meta
 
@@ -111,6 +115,8 @@ def main(argv: list[str] | None = None):
     if args.unlearn is not None:
         args.mode = keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
         say(f"--unlearn {args.unlearn} means --mode {args.mode}")
+    if args.mode is None:
+        args.mode = own_mode(args.resume)
     name = config_name(args)
     cfg = config.load_config(name, args.mode, args.overlay, args.set, config_flags(args, FLAGS))
     if args.dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from functions.config.cli import run_main
 from functions.config.schema import DATASETS
@@ -64,11 +65,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    from functions.judging.classifier import classifier_path
+    from functions.locks import writing_file
+
+    path = classifier_path(args.dataset, args.arch, args.out)
+    with writing_file(path):
+        make(args, path)
+
+
+def make(args: argparse.Namespace, path: Path) -> None:
+    """Train, test and save the classifier `path`."""
     import torch
 
     import datasets
     from datasets.images import Stream, ordered
-    from functions.judging.classifier import classifier_path, save_classifier
+    from functions.judging.classifier import save_classifier
     from functions.training.classifier_training import count_right, fit
     from functions.training.distributed import choose_device
 
@@ -88,7 +99,6 @@ def main(argv: list[str] | None = None) -> None:
     fit(model, stream, n_steps=max(1, args.epochs * len(train) // batch_size), lr=args.lr)
 
     right, n = count_right(model, ordered(test, torch.arange(len(test)), 256, n_workers=2))
-    path = classifier_path(args.dataset, args.arch, args.out)
     save_classifier(path, model, record(args, meta, train, right / n, n))
     print(f"Test accuracy: {right / n:.4f} ({n} images)")
     print(f"Saved {path}")

@@ -21,6 +21,7 @@ from datasets.split import train_val_split
 from functions import pictures
 from functions.errors import InputError
 from functions.files import integers_first
+from functions.interrupts import ignore
 
 # How folders of parts are called, in any case.
 NAMES = {"train": "train training", "val": "val valid validation dev", "test": "test testing eval evaluation"}
@@ -89,6 +90,7 @@ class FolderImages:
             batch_size=None,  # the sampler's elements are whole batches
             sampler=(i.tolist() for i in indices),
             num_workers=n_workers,
+            worker_init_fn=ignore,
             pin_memory=self.device.type == "cuda",
             # else it draws from the global one, and resuming shifts dropout
             generator=torch.Generator(),

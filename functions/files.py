@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import BinaryIO
 from functions.errors import InputError
 
 VERSION = "0.1.0"
+PARTIAL = ".partial"  # how temporary names end
 
 
 class HashedFile:
@@ -57,7 +59,7 @@ def stream_atomic(path: Path | str) -> Iterator[HashedFile]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     stream = HashedFile(os.fdopen(handle, "wb"))
     try:
         with stream._file as file:
@@ -79,6 +81,11 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
     """Write through a temporary name in the same folder, flush to disk, rename: no reader sees half a file."""
     with stream_atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other process takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets import Stream, ordered
+from functions import interrupts
 from functions.config.schema import Config
 from functions.randomness import key_seed
 from functions.storage.cost import Cost
@@ -160,15 +161,11 @@ class Runner:
 
     def run(self) -> Path:
         """Train to `n_iters`, log, preview and save on the way; returns the run folder."""
-        self.folder, start = snapshots.open_run(self)
-        try:
-            self._loop(start)
-        except BaseException:
-            self.folder.keep_traceback()
-            raise
+        with snapshots.opened(self) as start, interrupts.deferred() as wish:
+            self._loop(start, wish)
         return self.folder.path
 
-    def _loop(self, start: int) -> None:
+    def _loop(self, start: int, wish: interrupts.Wish) -> None:
         training, u = self.cfg.training, self.cfg.unlearn
         self.plain.train()
         if u and u.bn_mode == "freeze":
@@ -184,8 +181,11 @@ class Runner:
             if last and u and u.bn_mode == "recalibrate":
                 with self.cost.alone():
                     recalibrate(self.plain, self._remain_once())
-            if done % training.snapshot_freq == 0 or last:
-                self._snapshot(done)
+            number = distributed.largest(wish.number)  # of the signal that some process got: all end at one step
+            if number or snapshots.is_due(self, done):
+                self._snapshot(done, look=not number)
+            if number:
+                raise snapshots.stopped(self, done, number)
 
     def _one_step(self, k: int) -> dict[str, Tensor | float]:
         optim = self.cfg.optim
@@ -212,10 +212,10 @@ class Runner:
         if complaint := next(filter(None, distributed.gather(self.latch.complaint(done, self.plain))), None):
             raise snapshots.diverged(self.folder.path, complaint)
 
-    def _snapshot(self, done: int) -> None:
+    def _snapshot(self, done: int, look: bool = True) -> None:
         self._check_finite(done)
         self.cost.pause()
-        snapshots.save(self, done)
+        snapshots.save(self, done, look)
         self.cost.start()
 
     def _remain_once(self) -> Iterator[tuple[Tensor, Tensor]]:

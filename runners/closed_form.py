@@ -43,13 +43,9 @@ class ClosedForm:
 
     def run(self) -> Path:
         """Change the weights, log, save; returns the run folder."""
-        self.folder, start = snapshots.open_run(self)
-        try:
+        with snapshots.opened(self) as start:
             if start == 0:
                 self._change()
-        except BaseException:
-            self.folder.keep_traceback()
-            raise
         return self.folder.path
 
     def _change(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from torchvision.utils import save_image
@@ -10,6 +13,8 @@ from datasets.split import save_indices
 from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
+from functions.files import stream_atomic
+from functions.interrupts import Stopped, name
 from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask as read_mask
 from functions.storage.artifacts import read_provenance
@@ -46,35 +51,60 @@ def origin(run) -> dict:
     return {**began, **{k: run.meta[k] for k in kept if k in run.meta}}
 
 
-def open_run(run) -> tuple[RunFolder, int]:
-    """A new run folder and step 0, or the folder to resume, everything restored, and the step it had reached."""
-    folder = RunFolder(Path(distributed.on_first(lambda: str(_folder(run)))), writes=distributed.rank() == 0)
-    if run.resume is None:
-        folder.say(f"writing to {folder.path}")
-        return folder, 0
-    start = _restore(run, folder.path) if (folder.path / "ckpts" / "latest").exists() else 0
-    n_iters = run.cfg.training.n_iters
-    if start > n_iters:
-        raise InputError(f"--resume {run.resume}: is at step {start}, past training.n_iters {n_iters}")
-    folder.forget_after(start)
-    folder.say(f"resuming {folder.path} at step {start}")
-    return folder, start
+@contextlib.contextmanager
+def opened(run) -> Iterator[int]:
+    """`run.folder`, new or resumed with everything restored, and the step it had reached; locked meanwhile."""
+    made: list[RunFolder] = []
+    path = distributed.on_first(lambda: made.append(_folder(run)) or str(made[0].path))
+    run.folder = made[0] if made else RunFolder(Path(path), writes=False)
+    with run.folder:
+        if run.resume is None:
+            run.folder.say(f"writing to {path}")
+        start = 0 if run.resume is None else _resumed(run)
+        try:
+            yield start
+        except KeyboardInterrupt as stop:
+            run.folder.note(str(stop) or "interrupted")
+            raise
+        except BaseException:
+            run.folder.keep_traceback()
+            raise
 
 
-def _folder(run) -> Path:
+def _folder(run) -> RunFolder:
     """The folder of a new run, with its forget set's indices in it, or the one to resume."""
     config, began = dump_config(run.cfg), origin(run)
     if run.resume is not None:
-        return RunFolder.reopen(run.resume, config, began).path
+        return RunFolder.reopen(run.resume, began)
     if run.cfg.save_dir is not None:
-        folder = RunFolder.create_in(run.cfg.save_dir, config, began)
-    else:
-        folder = RunFolder.create(parent(run), config, began)
-    forget, images = run.materials.forget, run.materials.images
+        return RunFolder.create_in(run.cfg.save_dir, config, began, partial(_keep_indices, run.materials))
+    return RunFolder.create(parent(run), config, began, partial(_keep_indices, run.materials))
+
+
+def _keep_indices(materials: Materials, logs: Path) -> None:
+    forget, images = materials.forget, materials.images
     if forget is not None:
         source = {"dataset": images.name, "split": images.split, "n": len(images)}
-        save_indices(folder.logs / "forget_indices.json", forget, source)
-    return folder.path
+        save_indices(logs / "forget_indices.json", forget, source)
+
+
+def _resumed(run) -> int:
+    """The step of the newest snapshot, everything restored. The folder changes once nothing can be refused any more."""
+    folder, n_iters = run.folder, run.cfg.training.n_iters
+    start = _restore(run, folder.path) if any(folder.path.glob("ckpts/step_*/meta.json")) else 0
+    if start > n_iters:
+        raise InputError(f"--resume {run.resume}: is at step {start}, past training.n_iters {n_iters}")
+    distributed.agree({"step to go on from": start})
+    folder.go_on(dump_config(run.cfg), start)
+    folder.say(f"resuming {folder.path} at step {start}")
+    if is_due(run, start) and folder.writes and not _preview_path(run, start).exists():
+        _preview(run, start)
+    return start
+
+
+def is_due(run, done: int) -> bool:
+    """Whether step `done` ends with a snapshot and a preview; others do where a signal stops the run."""
+    return done > 0 and (done % run.cfg.training.snapshot_freq == 0 or done == run.cfg.training.n_iters)
 
 
 def _restore(run, path: Path) -> int:
@@ -94,8 +124,11 @@ def _restore(run, path: Path) -> int:
     return snapshot.meta["step"]
 
 
-def save(run, done: int) -> None:
-    """Snapshot number `done`: weights, EMA, optimiser, data positions, what the run is and cost; then a preview."""
+def save(run, done: int, look: bool = True) -> None:
+    """Snapshot number `done`: weights, EMA, optimiser, data positions, what the run is and cost; then a preview.
+
+    Without a `look` neither validation nor preview: who stops a run gives it seconds.
+    """
     if distributed.rank() > 0:  # all hold the same
         return
     weights = {"raw": run.plain.state_dict()}
@@ -109,15 +142,29 @@ def save(run, done: int) -> None:
     if run.extra is not None:
         state["extra"] = run.extra.state_dict()
     meta = {**run.meta, "cost": run.cost.record()}
-    if run.validate is not None:
+    if run.validate is not None and look:
         meta["val_accuracy"] = run.validate(run.plain)
         run.folder.say(f"validation accuracy {meta['val_accuracy']:.2%}")
     checkpoint.save(run.folder.path, done, weights, state, meta, run.cfg.training.keep, run.materials.indices)
+    if look:
+        _preview(run, done)
+
+
+def _preview_path(run, done: int) -> Path:
+    return run.folder.path / "previews" / f"step_{done:07d}.png"
+
+
+def _preview(run, done: int) -> None:
     if run.preview is not None:
         grid = run.preview(run.plain if run.ema is None else run.ema.module)
-        path = run.folder.path / "previews" / f"step_{done:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        save_image(grid, path, nrow=GRID_ROW, padding=1)
+        with stream_atomic(_preview_path(run, done)) as file:
+            save_image(grid, file, nrow=GRID_ROW, padding=1, format="png")
+
+
+def stopped(run, done: int, number: int) -> Stopped:
+    """What a run ends with that a signal stopped after step `done`, which is saved."""
+    line = f"stopped by {name(number)} after step {done} of {run.cfg.training.n_iters}"
+    return Stopped(number, f"{line}; train.py --resume {run.folder.path} goes on there")
 
 
 def diverged(path: Path, complaint: str) -> InputError:

@@ -23,6 +23,7 @@ from functions.errors import InputError
 from functions.experiments import tables
 from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
+from functions.locks import SHORT, writing_file
 
 CONSTANTS = Path(__file__).with_name("classifier_constants.json")
 CONFIG = "digits_classifier.yml"
@@ -314,9 +315,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.tune:
         trials = tune(pieces, cases, args.methods)
-        trials = with_earlier(trials, pieces.out / "constants.json")
-        chosen = choose(trials)
-        write_json(pieces.out / "constants.json", {**chosen, "trials": trials})
+        with writing_file(pieces.out / "constants.json", SHORT):  # other pieces of the list may end now
+            trials = with_earlier(trials, pieces.out / "constants.json")
+            chosen = choose(trials)
+            write_json(pieces.out / "constants.json", {**chosen, "trials": trials})
         for t in trials:
             best = chosen[t["model"]][t["scenario"]][t["method"]] == t["words"]
             what = " ".join(map(str, t["words"]))

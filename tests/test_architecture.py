@@ -8,21 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = "errors files pictures randomness"  # what models and datasets may import too, and the only such modules of functions
+GROUND = "errors files interrupts locks pictures randomness"  # what models and datasets may import too, and the only such modules of functions
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
     "files": "errors",
     "pictures": "errors files",
+    "interrupts": "",
+    "locks": "errors files",
     "randomness": "",
     "tasks": "",
-    "config": "errors",
+    "config": "errors interrupts",
     "training": "errors tasks config",
     "curvature": "errors tasks",
-    "storage": "errors files config curvature",
-    "sampling": "errors files pictures randomness tasks config training storage",
-    "judging": "errors files randomness storage sampling",
-    "experiments": "errors files config",
+    "storage": "errors files locks config curvature",
+    "sampling": "errors files locks pictures randomness tasks config training storage",
+    "judging": "errors files locks randomness storage sampling",
+    "experiments": "errors files locks config",
 }
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.
 LEAVING = set()

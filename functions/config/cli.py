@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from functions.errors import InputError
+from functions.interrupts import stopping
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -38,16 +39,19 @@ def config_flags(args: argparse.Namespace, flags: list[str]) -> dict[str, object
 
 
 def run_main(main: Callable[[list[str] | None], None]) -> int:
-    """Run `main()` and return the exit code: 0, 2 for bad input or a file that cannot be written, 130 for Ctrl-C.
+    """Run `main()` and return the exit code: 0, 2 for bad input or a file that cannot be written, 128 + the number
+    of a signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 
     Other exceptions are defects of ours and keep their traceback. `--debug` keeps it for bad input too.
     """
     script = os.path.basename(sys.argv[0])
     try:
-        main(None)
-    except KeyboardInterrupt:
-        print(f"\n{script}: interrupted", file=sys.stderr)
-        return 130
+        with stopping():
+            main(None)
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{script}: {stop or 'interrupted'}", file=sys.stderr)
+        return getattr(stop, "code", 130)
     except (OSError, InputError) as error:
         if "--debug" in sys.argv:
             raise

@@ -6,6 +6,8 @@ be typed. A list that is killed is started again: finished stages are skipped, a
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shlex
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from functions.config.load import resolved_hash
 from functions.errors import InputError
 from functions.files import read_json, version, write_json
+from functions.locks import writing_file
 
 
 class Stages:
@@ -31,6 +34,11 @@ class Stages:
         words = [str(a) for a in argv]
         command = f"python {script.__name__}.py {shlex.join(words)}"
         record = self.folder / f"{stage}.json" if self.folder else None
+        # beside another process with the same list the stage is waited for, and then it is done
+        with contextlib.nullcontext() if record is None else writing_file(record, patience=math.inf):
+            return self._run(stage, script, words, command, record, root)
+
+    def _run(self, stage: str, script, words: list[str], command: str, record: Path | None, root: Path | None):
         made = {"command": command, "config": resolved_hash(words)}
         if record and record.is_file():
             return _paths(_done(record, made)["result"])
@@ -63,9 +71,8 @@ def _done(record: Path, made: dict) -> dict:
 
 
 def unfinished(root: Path) -> Path | None:
-    """The newest run folder below `root`, if any; one that a kill left in the making has a name with a dot."""
-    found = (origin.parent.parent for origin in root.rglob("logs/origin.json"))
-    runs = sorted(run for run in found if not run.name.startswith("."))
+    """The newest run folder below `root`, if any; one that a kill left in the making has no logs yet."""
+    runs = sorted(origin.parent.parent for origin in root.rglob("logs/origin.json"))
     return runs[-1] if runs else None
 
 

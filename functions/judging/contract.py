@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from functions.errors import InputError
 from functions.storage.contract import contract, read_contract
 
 REFERENCE = "reference.json"  # written by save_base_dataset.py beside its images
@@ -16,6 +17,16 @@ def reference_rule(reference: Path | str, fingerprint: Callable[[], str]) -> dic
     if path.is_file():
         return read_contract(path, "save_base_dataset.py writes it")["protocol"]
     return {"fingerprint": fingerprint()}
+
+
+def check_reference(reference: Path | str, n: int) -> None:
+    """Raises InputError where a reference folder holds other than the `n` images that its reference.json promises."""
+    path = Path(reference) / REFERENCE
+    if path.is_file() and (wanted := read_contract(path, "save_base_dataset.py writes it")["record"]["n"]) != n:
+        raise InputError(
+            f"{reference}: {n} images, {REFERENCE} says {wanted}: still being written, stopped or altered; the command "
+            "of save_base_dataset.py again writes what is missing"
+        )
 
 
 def join(generation: dict | None, protocol: dict, record: dict) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from functions.errors import InputError
 from functions.files import read_json, version, write_json
 from functions.judging.contract import join
+from functions.locks import SHORT, writing_file
 from functions.sampling.contract import read_generation
 
 
@@ -26,7 +27,8 @@ def write_section(path: Path, name: str, numbers: dict, samples: Path | str, pro
 
 def replace_section(path: Path, name: str, content: dict) -> None:
     """Section `name` of the file anew; the others stay. Raises InputError where the file holds no sections."""
-    sections = read_json(path) if path.is_file() else {}
-    if not isinstance(sections, dict):
-        raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
-    write_json(path, {**sections, name: content})
+    with writing_file(path, SHORT):
+        sections = read_json(path) if path.is_file() else {}
+        if not isinstance(sections, dict):
+            raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
+        write_json(path, {**sections, name: content})

@@ -5,11 +5,15 @@ Torch-free.
 
 from __future__ import annotations
 
+import collections
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from functions.config.schema import Config
 from functions.errors import InputError
-from functions.files import version
+from functions.files import version, write_json
+from functions.locks import remove_leftovers, sharers, sharing_folder
 from functions.pictures import any_below
 from functions.storage.contract import contract, read_contract
 
@@ -68,6 +72,26 @@ def read_generation(samples: Path | str) -> dict | None:
     return read_contract(beside[0], "sample again") if beside else None
 
 
+@contextlib.contextmanager
+def drawing(folder: Path, wanted: dict) -> Iterator[list[str]]:
+    """Take part in drawing into `folder`, whose samples.json then says how; yields who else does.
+
+    Raises InputError where its images are made another way.
+    """
+
+    def join(others: list[str]) -> None:
+        classes = check_folder(folder, wanted)
+        made = {**wanted, "record": {**wanted["record"], "classes": classes}}
+        if not others:
+            for path in (folder, *folder.iterdir()):
+                remove_leftovers(path, "*" if path != folder else f"{GENERATION}*")
+        if not (folder / GENERATION).is_file() or read_generation(folder)["record"]["classes"] != classes:
+            write_json(folder / GENERATION, made)
+
+    with sharing_folder(folder, join) as others:
+        yield others
+
+
 def check_folder(folder: Path, wanted: dict) -> list[int]:
     """All classes that the folder will hold. Raises InputError where its images were made another way."""
     if not (folder / GENERATION).is_file():
@@ -79,11 +103,32 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
         for key in keys:
             old, new = found[part].get(key), wanted[part][key]
             if old != new:
+                by = "".join(f", and {other} draws there" for other in sharers(folder)[:1])
                 raise InputError(
-                    f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}: "
+                    f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}{by}: "
                     "move the folder away, or ask for the same"
                 )
     return sorted({*found["record"]["classes"], *wanted["record"]["classes"]})
+
+
+def check_complete(samples: Path | str, labels: Iterable[int], chosen: bool = False) -> None:
+    """Raises InputError where a folder holds other numbers of images than its samples.json says.
+
+    `labels` are those of the images that are judged; `chosen`: of some of the folder's classes.
+    """
+    made, name = read_generation(samples), Path(samples).resolve().name
+    if made is None or not Path(samples).is_dir():
+        return
+    n, classes = made["protocol"]["n_per_class"], made["record"]["classes"]
+    if not (Path(samples) / GENERATION).is_file():  # a class folder was named
+        classes = [int(name)] if name.isdecimal() else []
+    counts = collections.Counter(labels)
+    for c in sorted({*counts} if chosen else {*counts, *classes}):
+        if counts[c] != (n if c in classes else 0):
+            raise InputError(
+                f"{samples}: {counts[c]} images of class {c}, {GENERATION} says {n if c in classes else 0}: still "
+                "being drawn, stopped or altered; the command of sample.py again draws what is missing"
+            )
 
 
 def plan(cfg: Config, meta: dict, kind: str, out: Path, n_images: int) -> str:

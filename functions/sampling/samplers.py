@@ -222,15 +222,27 @@ def _reverse(task, model, keys, shape, cfg, seed, progress) -> Tensor:
 
 
 def generate_all(
-    task: Denoising, model: nn.Module, wanted: Sequence[tuple[int, int]], shape: Sequence[int], cfg: Sampling, seed: int
+    task: Denoising,
+    model: nn.Module,
+    wanted: Sequence[tuple[int, int]],
+    shape: Sequence[int],
+    cfg: Sampling,
+    seed: int,
+    there: Callable[[tuple[int, int]], bool] = lambda pair: False,
 ) -> Iterator[tuple[Sequence[tuple[int, int]], Tensor]]:
-    """Batches of `wanted`, pairs (c, k), each with its finished images, under a progress bar."""
+    """Batches of `wanted`, pairs (c, k), each with its finished images, under a progress bar.
+
+    What is `there` by the time of its batch, drawn by another process, is left out.
+    """
     layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} images [{elapsed}<{remaining}]"
     with tqdm(total=len(wanted), desc="sampling", disable=None, bar_format=layout) as bar:
         for i in range(0, len(wanted), cfg.batch_size):
-            batch = wanted[i : i + cfg.batch_size]
-            labels, indices = zip(*batch)
-            yield batch, generate(task, model, labels, indices, shape, cfg, seed, bar.update)
+            asked = wanted[i : i + cfg.batch_size]
+            batch = [pair for pair in asked if not there(pair)]
+            bar.update(len(asked) - len(batch))
+            if batch:
+                labels, indices = zip(*batch)
+                yield batch, generate(task, model, labels, indices, shape, cfg, seed, bar.update)
 
 
 def alpha_bar_of(task: Denoising) -> Tensor:

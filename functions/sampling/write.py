@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from functions.config.schema import Sampling
-from functions.files import write_json
-from functions.sampling.contract import GENERATION
+from functions.files import temporary_name, write_json
+from functions.locks import writing_file
+from functions.sampling.contract import drawing
+from functions.training import distributed
 
-Batches = Iterable[tuple[Sequence[tuple[int, int]], Tensor]]  # pairs (c, k) with their images (N,C,H,W) in [0,1]
+Pairs = Sequence[tuple[int, int]]  # (class c, number k) of images
+Batches = Iterable[tuple[Pairs, Tensor]]  # with their images (N,C,H,W) in [0,1]
 WRITERS = 4  # threads that compress PNGs while the next batch is drawn
 GRID_PIXELS = 32  # an image's smallest side on a picture
 
@@ -31,15 +34,26 @@ def to_uint8(images: Tensor, minmax: bool) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def write_samples(out: Path, batches: Batches, made: dict, cfg: Sampling) -> None:
-    """The images with their contract `made`: into the folder `out`, or onto the picture `out` (.png) beside a JSON."""
-    if out.suffix == ".png":
-        pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in batches])
-        save_png(out, grid(pixels, cfg.n_samples_per_class).numpy())
-        write_json(out.with_suffix(".json"), made)
-        return
-    write_json(out / GENERATION, made)
-    write_images(out, batches, cfg.minmax)
+def write_folder(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], made: dict, cfg: Sampling) -> None:
+    """The `wanted` images, as `draw` makes them, into the folder `out`, with their contract `made`.
+
+    Processes of torchrun share the images; other processes with the same contract may be at it too.
+    """
+    with distributed.held_by_first(lambda: drawing(out, made)) as others:
+        # beside another process from the other end: the two meet once
+        own = distributed.share(wanted[::-1] if others else wanted)
+        write_images(out, draw(own), cfg.minmax)
+        distributed.agree({"command": "sample"})  # nobody leaves before all have written
+
+
+def write_picture(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], made: dict, cfg: Sampling) -> None:
+    """The `wanted` images onto the picture `out`, by the first process, beside a JSON with their contract `made`."""
+    with distributed.held_by_first(lambda: writing_file(out)):
+        if distributed.rank() == 0:
+            pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in draw(wanted)])
+            save_png(out, grid(pixels, cfg.n_samples_per_class).numpy())
+            write_json(out.with_suffix(".json"), made)
+        distributed.agree({"command": "sample"})
 
 
 def write_images(folder: Path, batches: Batches, minmax: bool) -> None:
@@ -64,17 +78,13 @@ def write_images(folder: Path, batches: Batches, minmax: bool) -> None:
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """(C,H,W) uint8 as grey (C = 1) or RGB, under a temporary name first: a kill never leaves half a PNG.
-
-    The temporary name is the same each time, so that the next run replaces what a killed one left.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
+    """(C,H,W) uint8 as grey (C = 1) or RGB, under a temporary name first: a kill never leaves half a PNG."""
+    temporary = temporary_name(path)
     try:
         Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(temporary, format="PNG")
         os.replace(temporary, path)
-    except OSError:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def grid(pixels: Tensor, columns: int) -> Tensor:

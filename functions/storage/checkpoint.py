@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import read_json, sha256_file, stream_atomic, write_atomic, write_json
+from functions.files import read_json, sha256_file, stream_atomic, temporary_name, write_atomic, write_json
 from functions.storage.tensors import write_tensors
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -52,8 +52,8 @@ def save(
     files' hashes are added to `meta`.
     """
     ckpts = Path(run) / "ckpts"
-    final, temporary = ckpts / f"step_{step:07d}", ckpts / f".step_{step:07d}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    final = ckpts / f"step_{step:07d}"
+    temporary = temporary_name(final)
     temporary.mkdir(parents=True)
     files = {FILES[kind]: plain_names(tensors) for kind, tensors in weights.items()}
     if indices is not None:

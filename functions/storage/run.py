@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import shutil
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
+from functions.config.methods import MODES
 from functions.errors import InputError
-from functions.files import read_json, umask, write_atomic, write_json
+from functions.files import PARTIAL, read_json, umask, write_atomic, write_json
+from functions.locks import Busy, remove_leftovers, writing_folder
 
 
 def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> Path:
@@ -21,58 +26,118 @@ def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> 
     return root / mode if mode in ("pretrain", "retrain") else root / f"forget_{selection}" / mode
 
 
+Fill = Callable[[Path], None]
+
+
+def read_origin(run: Path | str) -> dict:
+    """What a run began with. Raises InputError where `run` is no run folder."""
+    if not (Path(run) / "logs" / "origin.json").is_file():
+        raise InputError(f"--resume {run}: not a run folder (wanted logs/origin.json in it)")
+    return read_json(Path(run) / "logs" / "origin.json")
+
+
+def own_config(run: Path | str) -> Path:
+    """The resolved config of a run."""
+    read_origin(run)
+    return Path(run) / "logs" / "config.yml"
+
+
+def own_mode(run: Path | str | None) -> str:
+    """The mode of a run that `--resume` names, for a command that names none."""
+    if run is None:
+        raise InputError("--mode: missing; wanted it, --unlearn METHOD or --resume RUN")
+    mode = read_origin(run)["mode"]
+    if mode not in MODES:
+        raise InputError(f"--resume {run}: began with mode {mode}, which nothing goes on from")
+    return mode
+
+
 class RunFolder:
-    """`logs/config.yml`, `logs/stdout.txt` and `logs/stats.jsonl` of one run."""
+    """`logs/config.yml`, `logs/stdout.txt` and `logs/stats.jsonl` of one run, held by this process until `close`."""
 
     def __init__(self, path: Path, writes: bool = True):
-        """A process that only takes part in a run `writes` nothing."""
+        """A process that only takes part in a run `writes` and holds nothing."""
         self.path, self.writes = path, writes
         self.logs = path / "logs"
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write here."""
+        self._held.close()
 
     @classmethod
-    def create(cls, parent: Path, config: str, origin: dict) -> RunFolder:
+    def create(cls, parent: Path, config: str, origin: dict, fill: Fill | None = None) -> RunFolder:
         """`<parent>/<yyyy_mm_dd_hhmmss>`, with a suffix where two runs start in one second.
 
-        `config` is the resolved config; `origin` says what a resumed run has to be equal in.
+        `config` is the resolved config; `origin` says what a resumed run has to be equal in; `fill` writes more into
+        the folder of logs that it is given.
         """
         stamp = datetime.datetime.now().strftime("%Y_%m_%d_%H%M%S")
         for suffix in ("", *(f"_{i}" for i in range(1, 100))):
-            try:
-                return cls.create_at(parent / (stamp + suffix), config, origin)
-            except FileExistsError:
-                continue
+            path = parent / (stamp + suffix)
+            with contextlib.suppress(FileExistsError, Busy):
+                if not path.exists():
+                    return cls.create_at(path, config, origin, fill)
         raise InputError(f"{parent}: a hundred runs began in this second")
 
     @classmethod
-    def create_at(cls, path: Path, config: str, origin: dict) -> RunFolder:
-        """The new folder `path`. Raises FileExistsError where there is one."""
-        if path.exists():
-            raise FileExistsError(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = cls(Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")))
-        made.path.chmod(0o777 & ~umask())
-        write_atomic(made.logs / "config.yml", config)
-        write_json(made.logs / "origin.json", origin)
-        os.rename(made.path, path)  # whole or absent: a folder without its origin could not be resumed
-        return cls(path)
+    def create_at(cls, path: Path, config: str, origin: dict, fill: Fill | None = None) -> RunFolder:
+        """The folder `path`, new or empty. Raises FileExistsError where there is anything in it."""
+        with contextlib.ExitStack() as failed:
+            run = failed.enter_context(cls(path)._hold())
+            if any(p.name != ".lock" and not p.name.endswith(PARTIAL) for p in path.iterdir()):
+                raise FileExistsError(path)
+            remove_leftovers(path)
+            logs = Path(tempfile.mkdtemp(dir=path, prefix=".logs.", suffix=PARTIAL))
+            failed.callback(shutil.rmtree, logs, ignore_errors=True)
+            logs.chmod(0o777 & ~umask())
+            write_atomic(logs / "config.yml", config)
+            write_json(logs / "origin.json", origin)
+            if fill is not None:
+                fill(logs)
+            # whole or absent: a folder without its origin could not be resumed. Not the folder itself is renamed, which
+            # may be a mount point or the goal of a link
+            os.rename(logs, run.logs)
+            failed.pop_all()
+        return run
 
     @classmethod
-    def create_in(cls, path: Path | str, config: str, origin: dict) -> RunFolder:
+    def create_in(cls, path: Path | str, config: str, origin: dict, fill: Fill | None = None) -> RunFolder:
         """The folder `path` itself (`--save_dir`), new or empty. Raises InputError where there is anything in it."""
-        path = Path(path)
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(f"--save_dir {path}: is not empty; choose another, or --resume {path} to go on there")
-        if path.is_dir():
-            path.rmdir()
-        return cls.create_at(path, config, origin)
+        try:
+            return cls.create_at(Path(path), config, origin, fill)
+        except FileExistsError:
+            raise InputError(
+                f"--save_dir {path}: is not empty; choose another, or --resume {path} to go on there"
+            ) from None
 
     @classmethod
-    def reopen(cls, path: Path | str, config: str, origin: dict) -> RunFolder:
-        """The folder of an earlier run, for `--resume`. Raises InputError where its origin is not `origin`."""
+    def reopen(cls, path: Path | str, origin: dict) -> RunFolder:
+        """The folder of an earlier run, for `--resume`; nothing in it changes.
+
+        Raises InputError where its origin is not `origin`, and Busy where that run still runs.
+        """
         run = cls(Path(path))
-        if not (run.logs / "origin.json").is_file():
-            raise InputError(f"--resume {path}: not a run folder (wanted logs/origin.json in it)")
-        began = read_json(run.logs / "origin.json")
+        read_origin(path)
+        with contextlib.ExitStack() as failed:
+            failed.enter_context(run._hold())
+            run._check(origin)
+            failed.pop_all()
+        return run
+
+    def _hold(self) -> RunFolder:
+        self._held.enter_context(writing_folder(self.path))
+        return self
+
+    def _check(self, origin: dict) -> None:
+        """Raises InputError where the run began with another `origin`."""
+        path, began = self.path, read_origin(self.path)
         for key, value in origin.items():
             if key == "format" and began.get(key) != value:
                 raise InputError(
@@ -84,14 +149,27 @@ class RunFolder:
                     f"--resume {path}: began with another {key}: {_brief(began.get(key))}, "
                     f"this command has {_brief(value)}"
                 )
-        write_atomic(run.logs / "config.yml", config)  # training.n_iters may have grown
-        return run
+
+    def go_on(self, config: str, step: int) -> None:
+        """Continue after `step`, which is restored: what lies after it is computed again."""
+        if not self.writes:
+            return
+        for folder in (self.path / "ckpts", self.logs, self.path / "previews"):
+            remove_leftovers(folder)
+        write_atomic(self.logs / "config.yml", config)  # training.n_iters may have grown
+        self._forget_after(step)
 
     def say(self, line: str) -> None:
         """To the screen, above any progress bar, and to logs/stdout.txt."""
         if not self.writes:
             return
         tqdm.write(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """To logs/stdout.txt alone."""
+        if not self.writes:
+            return
         with open(self.logs / "stdout.txt", "a") as file:
             file.write(line + "\n")
 
@@ -102,10 +180,10 @@ class RunFolder:
         with open(self.logs / "stats.jsonl", "a") as file:
             file.write(json.dumps(stats, allow_nan=False) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of stats.jsonl after `step` (and a half-written last one): they are computed again."""
+    def _forget_after(self, step: int) -> None:
+        """Drop the lines of stats.jsonl after `step`, and a half-written last one."""
         path = self.logs / "stats.jsonl"
-        if not self.writes or not path.exists():
+        if not path.exists():
             return
         kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
         write_atomic(path, "".join(kept))

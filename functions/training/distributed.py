@@ -146,19 +146,35 @@ def gather(value: T) -> list[T]:
 
 
 def on_first(make: Callable[[], T]) -> T:
-    """`make()`, done by process 0 alone and told to all. Where it raises InputError there, it is raised everywhere."""
+    """`make()`, done by process 0 alone and told to all. Where it raises InputError or OSError there, all raise it."""
     if size() == 1:
         return make()
     made, error = None, None
     if rank() == 0:
         try:
             made = make()
-        except InputError as found:
-            error = str(found)
+        except (InputError, OSError) as found:
+            error = found
     made, error = gather((made, error))[0]
     if error is not None:
-        raise InputError(error)
+        raise error
     return made
+
+
+@contextlib.contextmanager
+def held_by_first(hold: Callable[[], contextlib.AbstractContextManager[T]]) -> Iterator[T]:
+    """`with hold()`, entered by process 0 alone, for all of them; what it yields is told to all."""
+    with contextlib.ExitStack() as held:
+        yield on_first(lambda: held.enter_context(hold()))
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values."""
+    if size() == 1:
+        return value
+    found = torch.tensor(value)
+    _together(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
+    return int(found)
 
 
 def agree(facts: dict[str, object]) -> None:

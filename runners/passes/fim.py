@@ -14,6 +14,9 @@ from functions.config.schema import Config
 from functions.curvature.gradients import check_diagonal, zeros
 from functions.curvature.sweep import sweep
 from functions.files import version
+from functions.interrupts import Stopped, Wish, deferred
+from functions.interrupts import name as name_of
+from functions.locks import remove_leftovers, writing_file
 from functions.randomness import keyed_generator
 from functions.storage.artifacts import load_tensors, save_tensors
 from functions.storage.cost import Cost
@@ -42,17 +45,25 @@ class SweepFisher:
         self.partial = self.path.with_name(f".fisher_dict.partial{share}.safetensors")
 
     def run(self) -> Path:
+        with distributed.held_by_first(lambda: writing_file(self.path)), deferred() as wish:
+            self._write(wish)
+        return self.path
+
+    def _write(self, wish: Wish) -> None:
         begun, n, cost = self._begun()
         cost.watch(self.materials.model)
         with cost:
             total = begun
             for total in sweep(self.materials.model, self.materials.task.losses, self._sweeps(n), begun):
                 n += 1
-                if self._due(n):
+                if self._due(n) or wish.number:
                     so_far = {name: t.cpu() for name, t in total.items()}
                     cost.pause()
                     self._save(self.partial, so_far, n, cost)
                     cost.start()
+                if wish.number:
+                    line = f"stopped by {name_of(wish.number)} after {n} of {len(self.own)} samples"
+                    raise Stopped(wish.number, f"{line}; the same command goes on there")
             n = distributed.sum_counted(list(total.values()), n)
             fisher = {name: (t / n).cpu() for name, t in total.items()}  # waits for the device
         check_diagonal(fisher, f"Fisher of {self.cfg.ckpt_folder}")
@@ -62,8 +73,10 @@ class SweepFisher:
             save_tensor_dict(self.path.with_suffix(".pkl"), wrapped_names(fisher))
         distributed.agree({"Fisher": n})  # written, before anyone forgets what it was made from
         self.partial.unlink(missing_ok=True)
+        if distributed.rank() == 0:
+            remove_leftovers(self.path.parent, ".fisher_dict*")
+            remove_leftovers(self.path.parent, "fisher_dict*")
         print(f"Fisher of {n} samples: {self.path} and {self.path.with_suffix('.pkl')}")
-        return self.path
 
     def _due(self, n: int) -> bool:
         """Whether it is time to keep what there is; the last image is kept by the result itself."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from functions.config.schema import Config
 from functions.curvature.fisher import ESTIMATORS
 from functions.errors import InputError
+from functions.locks import remove_leftovers, writing_folder
 from functions.storage.artifacts import save_tensors
 from functions.storage.cost import Cost
 from functions.training import distributed
@@ -30,7 +31,13 @@ class GenerateFisher:
         self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with distributed.held_by_first(lambda: writing_folder(self.folder)):
+            self._write()
+        return self.folder
+
+    def _write(self) -> None:
+        if distributed.rank() == 0:
+            remove_leftovers(self.folder)
         for side, indices in (("forget", self.materials.forget), ("remain", self.materials.remain)):
             cost = Cost()
             cost.watch(self.materials.model)
@@ -40,7 +47,6 @@ class GenerateFisher:
             if distributed.rank() == 0:
                 save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
         print(f"Fisher diagonals of {self.materials.selection['name']} and of the rest: {self.folder}")
-        return self.folder
 
     def _fisher(self, side: str, indices: Tensor) -> dict[str, Tensor]:
         f = self.cfg.fisher

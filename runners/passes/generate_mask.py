@@ -10,6 +10,7 @@ from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import gradient_score, top_share_masks
 from functions.errors import InputError
 from functions.files import version
+from functions.locks import remove_leftovers, writing_folder
 from functions.storage.artifacts import export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
 from functions.training import distributed
@@ -33,6 +34,13 @@ class GenerateMask:
         self.folder = Path(cfg.save_dir) if cfg.save_dir else own
 
     def run(self) -> Path:
+        with distributed.held_by_first(lambda: writing_folder(self.folder)):
+            self._write()
+        return self.folder
+
+    def _write(self) -> None:
+        if distributed.rank() == 0:
+            remove_leftovers(self.folder)
         score, made = self._score()
         for share, mask in top_share_masks(score, self.cfg.saliency.shares).items():
             kept = sum(int(m.sum()) for m in mask.values())
@@ -43,7 +51,6 @@ class GenerateMask:
             if self.cfg.saliency.export:
                 export_mask_pt(path.with_suffix(".pt"), mask, self.materials.device)
             print(f"share {share}: {kept:,} of {sum(m.numel() for m in mask.values()):,} weights are salient -> {path}")
-        return self.folder
 
     def _score(self):
         """The score and its provenance: the one on disk where it is this one, otherwise computed and saved."""

@@ -1,5 +1,7 @@
 """Lists of stages: skipped once done, resumed in the middle, refused under another command; and what runs cost."""
 
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -114,7 +116,26 @@ def test_unlearning_counts_what_it_passes(originals):
 
 
 def test_a_folder_in_the_making_is_no_unfinished_run():
-    """Runs are made under a hidden name and renamed: what a kill leaves there is not resumed."""
-    for name in (".2026_01_01_000000.abc", "2026_01_01_000000"):
-        write_json(Path("runs") / name / "logs" / "origin.json", {})
+    """Logs are made under a hidden name and renamed: what a kill leaves there is not resumed."""
+    for name in ("2026_01_01_000000/logs", "2026_01_01_000001/.logs.abc.partial"):
+        write_json(Path("runs") / name / "origin.json", {})
     assert unfinished(Path("runs")) == Path("runs/2026_01_01_000000")
+
+
+def test_a_stage_that_another_process_runs_is_waited_for_and_not_run_again():
+    """Two pieces of one list share what both need."""
+    calls, began, results = [], threading.Event(), []
+
+    def slow(argv):
+        calls.append(argv)
+        began.set()
+        time.sleep(0.1)
+        return Path("made")
+
+    script = types.SimpleNamespace(__name__="slow", main=slow)
+    first = threading.Thread(target=lambda: results.append(Stages(Path("done")).run("one", script, "--a")))
+    first.start()
+    began.wait()
+    results.append(Stages(Path("done")).run("one", script, "--a"))
+    first.join()
+    assert (len(calls), results) == (1, [Path("made")] * 2)

@@ -341,7 +341,7 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path):
     done = script(
         "train.py", "--config", "digits_pretrain.yml", "--mode", "pretrain", "--set", f"results={tmp_path}/file/results"
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Not a directory" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "file is a file, wanted a folder" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(monkeypatch):

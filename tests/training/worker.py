@@ -25,11 +25,25 @@ def die_at(rank: int, step: int) -> None:
     Runner._one_step = until
 
 
-def main(commands: list[list[str]], die: tuple[int, int] | None = None) -> None:
-    """`[script, *words]` each; `die`: the process and the step where it ends."""
+def signal_at(rank: int, step: int, number: int) -> None:
+    """This process gets a signal in the middle of a step."""
+    one_step = Runner._one_step
+
+    def until(self, k):
+        if (distributed.rank(), k) == (rank, step):
+            os.kill(os.getpid(), number)
+        return one_step(self, k)
+
+    Runner._one_step = until
+
+
+def main(commands: list, die: tuple[int, int] | None = None, told: tuple[int, int, int] | None = None) -> None:
+    """`[script, *words]` each; `die`: the process and the step where it ends; `told`: and which signal it gets."""
     torch.set_num_threads(1)
     if die:
         die_at(*die)
+    if told:
+        signal_at(*told)
     with distributed.processes():
         for script, *words in commands:
             SCRIPTS[script](words)
