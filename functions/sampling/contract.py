@@ -119,7 +119,9 @@ def check_complete(samples: Path | str, labels: Iterable[int], chosen: bool = Fa
     made, name = read_generation(samples), Path(samples).resolve().name
     if made is None or not Path(samples).is_dir():
         return
-    n, classes = made["protocol"]["n_per_class"], made["record"]["classes"]
+    n, classes = made["protocol"].get("n_per_class"), made["record"].get("classes")
+    if n is None or classes is None:  # of another origin
+        return
     if not (Path(samples) / GENERATION).is_file():  # a class folder was named
         classes = [int(name)] if name.isdecimal() else []
     counts = collections.Counter(labels)
