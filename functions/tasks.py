@@ -57,6 +57,7 @@ class Task(Protocol):
     def scrambled(self, draw: Draw) -> Draw: ...
     def other(self, c: Tensor) -> Tensor: ...
     def wrong(self, c: Tensor) -> Tensor: ...
+    def dropped(self, c: Tensor) -> Tensor: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses_of(self, prediction: Tensor, draw: Draw) -> Tensor: ...
@@ -79,6 +80,10 @@ class Conditioned:
         """c' uniform over the other n_conditions - 1, drawn anew each time, (N,)."""
         step = lambda n: torch.randint(1, self.n_conditions, (n,), device=c.device)
         return (c + self.rows.of(step, len(c))) % self.n_conditions
+
+    def dropped(self, c: Tensor) -> Tensor:
+        """c with a share of its conditions left out, drawn anew each time; all of them here: none can be left out."""
+        return c
 
     def to(self, device: torch.device | str):
         """Keep what the task holds on the device, so that a step copies nothing."""
@@ -214,9 +219,12 @@ class Denoising(Conditioned):
 
         t = self.rows.of(times, n)
         eps = self.rows.of(lambda n: torch.randn((n, *z.shape[1:]), dtype=z.dtype, **options), n)
-        if drop:
-            c = torch.where(self.rows.of(lambda n: torch.rand(n, **options), n) < self.p_uncond, self.null, c)
-        return Draw(self.noised(z, t, eps), c, t, eps)
+        return Draw(self.noised(z, t, eps), self.dropped(c, generator) if drop else c, t, eps)
+
+    def dropped(self, c, generator=None) -> Tensor:
+        """c with each condition replaced by the null one with probability p_uncond, drawn anew each time, (N,)."""
+        draw = lambda n: torch.rand(n, device=c.device, generator=generator)
+        return torch.where(self.rows.of(draw, len(c)) < self.p_uncond, self.null, c)
 
     def sweep(self, x, c, n_chunks, drop=False, generator=None) -> Iterator[Draw]:
         """One image (1, ...) at every timestep, each with its own eps, in `n_chunks` draws of T / n_chunks rows.

@@ -191,7 +191,7 @@ class Runner:
         optim = self.cfg.optim
         torch.manual_seed(key_seed(self.cfg.seeds.of("order"), "step", k))
         if optim.lr_schedule == "cosine":
-            set_lr(self.optimizers, cosine_decay(optim.lr, k, self.cfg.training.n_iters))
+            set_lr(self.optimizers, cosine_decay(optim.lr, *self._progress(k)))
         if optim.lr_schedule == "steps":
             set_lr(self.optimizers, step_decay(optim.lr, self.epochs.at(k)[0], optim.decreasing_lr))
         stats = self.step(k)
@@ -199,6 +199,12 @@ class Runner:
             self.ema.update(self.plain)
         self.latch.watch(k + 1, [v for v in stats.values() if isinstance(v, Tensor)])
         return stats
+
+    def _progress(self, k: int) -> tuple[int, int]:
+        """How far a cosine has come at step k, and its whole: in steps, or in epochs begun before k's."""
+        if self.cfg.optim.cosine_per == "step":
+            return k, self.cfg.training.n_iters
+        return self.epochs.at(k)[0], self.epochs.at(self.cfg.training.n_iters - 1)[0] + 1
 
     def _log(self, done: int, stats: dict[str, Tensor | float]) -> None:
         self._check_finite(done)

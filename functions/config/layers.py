@@ -195,18 +195,34 @@ def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] 
 
 
 def apply_overlay(layers: Layers, name: str) -> None:
-    """Merge the block of the config's world, for the sections that the config has and the keys that the mode reads."""
+    """Merge the block of the config's world, then the one below its `modes` that is the mode's, if there are such.
+
+    Both for the sections that the config has; of what is for all modes only the keys of `unlearn` that this one reads.
+    """
     path = find_config(name)
     blocks, method = read_yaml(path), METHODS[layers.mode]
     world = layers.values.get("world")
     if not isinstance(blocks, dict) or not isinstance(world, str) or world not in blocks:
         raise InputError(f"{path}: no block for world {world!r}")
+    shared = dict(_block(blocks[world], f"{path}: {world}"))
+    modes = _block(shared.pop("modes", None), f"{path}: {world}.modes")
+    for mode in modes:
+        if mode not in METHODS:
+            raise InputError(f"{path}: {world}.modes.{mode}: no such mode{nearest(str(mode), METHODS)}")
+    if isinstance(shared.get("unlearn"), dict) and method.section == "unlearn":
+        shared["unlearn"] = {k: v for k, v in shared["unlearn"].items() if k in method.model_fields}
+    own = _block(modes.get(layers.mode), f"{path}: {world}.modes.{layers.mode}")
     there = {k for k, v in layers.values.items() if v is not None}
     there |= {method.own} if "unlearn" in there else set()
-    sections = {k: v for k, v in blocks[world].items() if k in there}
-    if "unlearn" in sections and method.section == "unlearn":
-        sections["unlearn"] = {k: v for k, v in sections["unlearn"].items() if k in method.model_fields}
-    layers.merge(sections, f"{path} ({world})")
+    for block, source in ((shared, f"{path} ({world})"), (own, f"{path} ({world}, {layers.mode})")):
+        layers.merge({k: v for k, v in block.items() if k in there}, source)
+
+
+def _block(settings: object, named: str) -> dict:
+    """A part of an overlay, {} where there is nothing in it. Raises InputError where it is no mapping."""
+    if not isinstance(settings, dict | None):
+        raise InputError(f"{named}: got {settings!r}; wanted keys and values")
+    return settings or {}
 
 
 def apply_setting(layers: Layers, setting: str) -> None:

@@ -25,6 +25,14 @@ from functions.config.worlds import WORLDS
 from functions.errors import InputError, nearest
 
 FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of its own
+# Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
+LATER = {
+    ("optim", "cosine_per"): "step",
+    ("unlearn", "adaga_floor"): 1e-8,
+    ("unlearn", "drop_labels"): False,
+    ("unlearn", "target_dropout"): False,
+    ("saliency", "average"): "images",
+}
 # Tags of a union, which pydantic puts into the place of an error
 TAGS = {model for world in WORLDS.values() for model in world.models}
 
@@ -166,5 +174,10 @@ def config_hash(cfg: Config) -> str:
     if not (cosine or (cfg.unlearn and cfg.unlearn.scheduled)):
         free |= {"n_iters", "epochs"}
     exclude = {"results": True, "save_dir": True, "device": True, "training": free, "data": {"n_workers", "path"}}
-    tree = json.dumps(cfg.model_dump(exclude=exclude), sort_keys=True)
-    return hashlib.sha256(tree.encode()).hexdigest()
+    tree = cfg.model_dump(exclude=exclude)
+    for (section, key), before in LATER.items():
+        if (tree[section] or {}).get(key) == before:
+            del tree[section][key]
+    if cfg.unlearn and cfg.unlearn.revision:
+        tree["revision"] = cfg.unlearn.revision
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

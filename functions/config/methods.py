@@ -62,10 +62,15 @@ class SFRon(Objective, Stepped):
     mask_mode: Literal["strict", "gradient"] = "gradient"
     method: Literal["ron", "joint"] = "ron"  # a forget step, then remain steps; or one step on the sum
     forget_clip: float | None = Field(None, gt=0)  # norm, after masking
-    forget_every: Positive = 1  # steps from one forget step to the next
+    forget_every: Positive = 1  # steps from one forget step to the next; the first is step 0 (published)
     remain_per_forget: Positive = 1
     mask_joint: bool = True  # published: with method joint the mask is lost
     optimizer_state: Literal["shared", "separate"] = "shared"
+
+    @property
+    def revision(self):
+        """1: forget steps are 0, n, 2n; before they were n - 1, 2n - 1."""
+        return int(self.forget_every > 1)
 
     def check(self, cfg):
         super().check(cfg)

@@ -48,7 +48,10 @@ class Saliency(Drawn):
     section: ClassVar = "saliency"
 
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.5], min_length=1)  # with_<q>: weights that may move
-    clip: float | None = Field(None, gt=0)  # published: norm of each batch gradient before they are summed
+    # whose gradients are averaged: images', or (published) batches', where an image of a short last batch counts more
+    average: Literal["images", "batches"] = "images"
+    # published for diffusion: norm of each batch's gradient, which makes the mean one of batches
+    clip: float | None = Field(None, gt=0)
     export: bool = False  # also write with_<q>.pt, which the published classification scripts read
 
 

@@ -21,7 +21,7 @@ class Data(Section):
     path: str = "data"  # where torchvision data sets are downloaded, or the folder of `dataset: folder`
     image_size: Positive | None = None  # resize to this; None keeps the data set's own size
     flip: bool = False  # random horizontal flips, drawn afresh for every batch
-    frozen_augment: bool = False  # published: each image is flipped once and for all
+    frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
     crop: int = Field(0, ge=0)  # random crops after padding by this many pixels
     n_workers: int = Field(2, ge=0)  # decoding processes; image folders only
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the training images, never trained on
@@ -76,6 +76,7 @@ class Optim(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(gt=0)
     lr_schedule: Literal["constant", "cosine", "steps"] = "constant"
+    cosine_per: Literal["step", "epoch"] = "step"  # cosine: the rate falls with each step, or (published) each epoch
     decreasing_lr: list[Positive] = []  # steps: the rate is divided by ten from each of these epochs on
     weight_decay: Weight = 0.0
     momentum: Share = 0.9  # SGD only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from functions.config.section import Mode, Refused, Section, Weight
 from functions.config.worlds import WORLDS
@@ -86,8 +86,13 @@ class Objective(Weighted):
     """One of the forget objectives beside the remain loss."""
 
     loss: Literal[PUBLISHED_LOSSES] = "rl"
-    lambd: Weight = 0.5  # adaga's exponent of the adaptive weights
+    lambd: Weight = 0.5  # adaga's exponent of the adaptive weights, 1 / (l^lambd + adaga_floor) before they are scaled
+    adaga_floor: float = Field(1e-8, gt=0)  # published: 1e-8 for diffusion, 1e-15 for classifiers
     remain_alpha: Weight = 1.0
+    # published for diffusion: labels are dropped where the model is asked about forget images too, in `match` once for
+    # the prediction and once for its target
+    drop_labels: bool = False
+    target_dropout: bool = False  # published: the targets of `match` are predicted with dropout, too
 
     def resolved(self, world):
         return self.model_copy(update={"loss": world.rl}) if self.loss == "rl" else self
@@ -95,5 +100,7 @@ class Objective(Weighted):
     def check(self, cfg):
         super().check(cfg)
         world = WORLDS[cfg.world]
+        if self.drop_labels and not world.conditional:
+            raise Refused("unlearn.drop_labels", f"a {cfg.world} is given no labels that could be dropped")
         if self.loss == "match" and not world.conditional:
             raise Refused("unlearn.loss", f"match needs a label-conditional model; a {cfg.world} has `{world.rl}`")

@@ -47,18 +47,25 @@ def kept_share(mask: Mask, depth: int = 2) -> tuple[float, dict[str, tuple[int, 
 
 
 def gradient_score(
-    model: nn.Module, losses: Losses, draws: Iterable[Draw], clip: float | None = None, reduce: Reduce = alone
+    model: nn.Module,
+    losses: Losses,
+    draws: Iterable[Draw],
+    clip: float | None = None,
+    reduce: Reduce = alone,
+    by_batch: bool = False,
 ) -> dict[str, Tensor]:
     """S = | d/dtheta mean_n l_n | over all examples of `draws`, float32, by name (SalUn, METHODS). In `eval()`.
 
-    With `clip`, as published: the gradient of each batch's mean is scaled down to that norm, then they are summed.
+    With `by_batch`, as published: | sum_B d/dtheta mean_{n in B} l_n | over batches B, which masks alike where batches
+    are alike in size. With `clip` too, and the gradient of each batch is scaled down to that norm before.
     Raises InputError where there is no example.
     """
+    by_batch = by_batch or clip is not None
     with evaluating(model) as params:
         total, n = zeros(params), 0
         for draw in draws:
             values = losses(model, draw)
-            loss = values.sum() if clip is None else values.mean()
+            loss = values.mean() if by_batch else values.sum()
             gradients = gradients_of(loss, params)
             terms = scaled(gradients, total, None if clip is None else clip_scale(gradients, clip))
             torch._foreach_add_(list(total.values()), terms)
@@ -66,7 +73,7 @@ def gradient_score(
     n = reduce(list(total.values()), n)
     if n == 0:
         raise InputError("saliency: no examples to forget")
-    return {name: (t if clip else t / n).abs().float() for name, t in total.items()}
+    return {name: (t if by_batch else t / n).abs().float() for name, t in total.items()}
 
 
 def top_share_mask(score: dict[str, Tensor], share: float) -> Mask:

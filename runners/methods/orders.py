@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from runners.base import Runner
-from runners.methods.forgetting import FORGET_LOSSES
+from runners.methods.forgetting import FORGET_LOSSES, asked
 
 # what an epoch passes over
 PASSES = {"paired": ("remain",), "split": ("forget", "remain"), "joint": ("both",)}
@@ -40,6 +40,7 @@ def joint(runner: Runner, k: int) -> dict[str, Tensor | float]:
     """A batch of both, the labels of the images to be forgotten wrong: the mean of w_n l_n, w as the set's alpha."""
     x, c, is_f = next(runner.both)
     draw = runner.task.draw(x, torch.where(is_f, runner.task.wrong(c), c))
+    draw = draw._replace(c=torch.where(is_f, asked(runner.task, draw, runner.cfg.unlearn).c, draw.c))
     losses, alpha = runner.task.losses(runner.model, draw), runner.forget_alpha(k)
     weights = torch.where(is_f, alpha, runner.cfg.unlearn.remain_alpha)
     runner.descend((weights * losses).mean(), runner.mask, runner.cfg.optim.grad_clip)
@@ -48,7 +49,7 @@ def joint(runner: Runner, k: int) -> dict[str, Tensor | float]:
 
 def _forget(runner: Runner) -> tuple[Tensor, Tensor]:
     u, draw_f = runner.cfg.unlearn, runner.task.draw(*next(runner.forget))
-    return FORGET_LOSSES[u.loss](runner.task, runner.model, draw_f, u.lambd)
+    return FORGET_LOSSES[u.loss](runner.task, runner.model, draw_f, u)
 
 
 STEPS: dict[str, Callable[[Runner, int], dict[str, Tensor | float]]] = {

@@ -9,15 +9,24 @@ class SFRon(Runner):
 
     mode = "sfron"
 
+    def begin(self, materials):
+        self.left = (-1, {})  # the newest forget step, and what there is to log of it
+
     def step(self, k):
         u, clip = self.cfg.unlearn, self.cfg.optim.grad_clip
         if u.method == "joint":
             return self.joint(k)
-        stats = self.leave(k) if (k + 1) % u.forget_every == 0 else {}
+        if k % u.forget_every == 0:
+            self.left = (k, self.leave(k))
         for _ in range(u.remain_per_forget):
             loss_r = self.remain_loss()
             self.descend(u.remain_alpha * loss_r, self.mask if self.strict else None, clip)
-        return {"alpha": self.forget_alpha(k), **stats, "remain": loss_r.detach()}
+        return {"alpha": self.forget_alpha(k), **self.left_since_log(k), "remain": loss_r.detach()}
+
+    def left_since_log(self, k):
+        """The newest forget step's numbers, if it lies after the last line that was logged."""
+        at, stats = self.left
+        return stats if at // self.cfg.training.log_freq == k // self.cfg.training.log_freq else {}
 
     def leave(self, k):
         """The forget step: alpha_k L_f, on salient weights alone."""
@@ -36,4 +45,4 @@ class SFRon(Runner):
 
     def forget_objective(self):
         u, draw_f = self.cfg.unlearn, self.task.draw(*next(self.forget))
-        return FORGET_LOSSES[u.loss](self.task, self.model, draw_f, u.lambd)
+        return FORGET_LOSSES[u.loss](self.task, self.model, draw_f, u)

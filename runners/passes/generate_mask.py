@@ -68,7 +68,9 @@ class GenerateMask:
         amount = {"batch_size": s.batch_size, "draws": s.draws, "part": distributed.part()}
         draws = fixed_draws(self.cfg, self.materials, self.materials.forget, "saliency", **amount)
         with cost:
-            found = gradient_score(self.materials.model, losses, draws, s.clip, distributed.sum_counted)
+            found = gradient_score(
+                self.materials.model, losses, draws, s.clip, distributed.sum_counted, s.average == "batches"
+            )
             score = {n: g.cpu() for n, g in found.items()}
         check_diagonal(score, "saliency score")
         made = {**wanted, "cost": counted_together(cost).record(), "version": version()}

@@ -183,14 +183,16 @@ def test_the_resolved_config_reads_back(tmp_path, mode):
 
 SHARED = {"mask_path": None, "mask_mode": "strict", "clip_first": False, "dropout": True, "bn_mode": "update"}
 WEIGHT = {"forget_alpha": 1.0, "decay_forget_alpha": False}
-RL = {**SHARED, **WEIGHT, "lambd": 0.5, "remain_alpha": 1.0, "order": "paired"}
+OBJECTIVE = {**WEIGHT, "lambd": 0.5, "adaga_floor": 1e-8, "remain_alpha": 1.0}
+OBJECTIVE |= {"drop_labels": False, "target_dropout": False}
+RL = {**SHARED, **OBJECTIVE, "order": "paired"}
 DEFAULTS = {
     "finetune": SHARED,
     "ga": {**SHARED, **WEIGHT, "forget_clip": None},
     "neggrad": {**SHARED, **WEIGHT, "remain_alpha": 1.0},
     "sfron": {k: v for k, v in SHARED.items() if k != "clip_first"}
-    | WEIGHT
-    | {"mask_mode": "gradient", "loss": "adaga", "lambd": 0.5, "remain_alpha": 1.0, "method": "ron"}
+    | OBJECTIVE
+    | {"mask_mode": "gradient", "loss": "adaga", "method": "ron"}
     | {"forget_clip": None, "forget_every": 1, "remain_per_forget": 1, "mask_joint": True, "optimizer_state": "shared"},
     "salun": RL,
     "salun_soft": {**RL, "ratio": 0.5},

@@ -9,6 +9,7 @@ import cases
 import pytest
 import torch
 
+from functions.config.methods import SFRon
 from functions.errors import InputError
 from functions.storage.artifacts import load_mask
 from functions.tasks import Classification, Denoising, Draw
@@ -226,7 +227,7 @@ def denoising(n_classes: int) -> Denoising:
 @pytest.mark.parametrize("name, objective, logged", [("ga", -4.0, 4.0), ("adaga", None, 4.0)])
 def test_ascent_objectives(name, objective, logged):
     # losses: (0 + 0) and (4 + 4), mean 4
-    found, loss = FORGET_LOSSES[name](denoising(3), Shift(), shift_draw(), 0.5)
+    found, loss = FORGET_LOSSES[name](denoising(3), Shift(), shift_draw(), SFRon(lambd=0.5))
     wanted = objective if objective is not None else -adaptive_mean(torch.tensor([0.0, 8.0]), 0.5).item()
     assert (found.item(), loss.item()) == pytest.approx((wanted, logged))
 
@@ -234,7 +235,7 @@ def test_ascent_objectives(name, objective, logged):
 def test_match_follows_the_next_class_with_the_target_detached():
     # c = [0, 2] -> c' = [1, 0]: squared differences 1 and 4, mean 2.5; d/dtheta of mean (theta + c - target)^2 = 2 mean(c - c')
     model = Shift()
-    objective, _ = FORGET_LOSSES["match"](denoising(3), model, shift_draw(), 0.5)
+    objective, _ = FORGET_LOSSES["match"](denoising(3), model, shift_draw(), SFRon(lambd=0.5))
     assert objective.item() == pytest.approx(2.5)
     objective.backward()
     assert model.theta.grad.item() == pytest.approx(2 * ((0 - 1) + (2 - 0)) / 2)
@@ -250,7 +251,7 @@ def test_relabel_never_keeps_the_true_label():
     task = Classification(4)
     task.losses = lambda model, draw, guidance=0.0: seen.append(draw.c) or torch.zeros(len(draw.c))
     c = torch.arange(4).repeat(200)
-    FORGET_LOSSES["relabel"](task, Spy(), Draw(torch.zeros(800, 1), c), 0.5)
+    FORGET_LOSSES["relabel"](task, Spy(), Draw(torch.zeros(800, 1), c), SFRon())
     assert (seen[0] != c).all()
     assert torch.bincount(seen[0][c == 0], minlength=4)[1:].min() > 200 / 3 / 2  # all wrong labels occur
 
@@ -260,7 +261,7 @@ def test_relabel_draws_a_new_label_each_time():
     drawn = []
     task.losses = lambda model, draw, guidance=0.0: drawn.append(draw.c) or torch.zeros(len(draw.c))
     for _ in range(2):
-        FORGET_LOSSES["relabel"](task, None, Draw(torch.zeros(50, 1), c), 0.5)
+        FORGET_LOSSES["relabel"](task, None, Draw(torch.zeros(50, 1), c), SFRon())
     assert not torch.equal(*drawn)
 
 
