@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 from urllib.error import URLError
 
@@ -11,6 +14,7 @@ import torch
 
 from datasets.images import ImageSet, resized
 from functions.errors import InputError
+from functions.locks import writing_file
 
 T = TypeVar("T")
 
@@ -34,7 +38,7 @@ def svhn(path: str, split: str, image_size: int | None, seed: int) -> ImageSet:
     from torchvision.datasets import SVHN
 
     url, archive = SVHN.split_list[split][:2]
-    raw = _fetch("svhn", path, archive, url, lambda: SVHN(path, split=split, download=True))
+    raw = _fetch("svhn", path, archive, url, lambda download: SVHN(path, split=split, download=download))
     return _image_set("svhn", split, raw.data, raw.labels, "0123456789", image_size)
 
 
@@ -42,20 +46,26 @@ def stl10(path: str, split: str, image_size: int | None, seed: int) -> ImageSet:
     """5,000 train or 8,000 test images, 96 x 96 RGB, 10 classes. `seed` is not used."""
     from torchvision.datasets import STL10
 
-    raw = _fetch("stl10", path, STL10.filename, STL10.url, lambda: STL10(path, split=split, download=True))
+    raw = _fetch("stl10", path, STL10.filename, STL10.url, lambda download: STL10(path, split=split, download=download))
     return _image_set("stl10", split, raw.data, raw.labels, raw.classes, image_size)
 
 
 def _cifar(source: type, name: str, path: str, split: str, image_size: int | None) -> ImageSet:
     archive, url = source.filename, source.url
-    raw = _fetch(name, path, archive, url, lambda: source(path, train=split == "train", download=True))
+    raw = _fetch(name, path, archive, url, lambda download: source(path, train=split == "train", download=download))
     return _image_set(name, split, raw.data.transpose(0, 3, 1, 2), raw.targets, raw.classes, image_size)
 
 
-def _fetch(name: str, path: str, archive: str, url: str, get: Callable[[], T]) -> T:
-    """`get()`, with what torchvision raises offline or for a broken archive made one line that helps."""
+def _fetch(name: str, path: str, archive: str, url: str, get: Callable[[bool], T]) -> T:
+    """`get(download)`, with what torchvision raises offline or for a broken archive made one line that helps.
+
+    Of several processes one downloads: torchvision writes the archive where it belongs, half as it comes.
+    """
+    with contextlib.suppress(RuntimeError):  # not there, or not whole
+        return get(False)
     try:
-        return get()
+        with writing_file(Path(path) / archive, math.inf):
+            return get(True)
     except (URLError, ConnectionError, TimeoutError, RuntimeError) as error:
         raise InputError(
             f"{name} is not in {path} (data.path) and could not be downloaded ({error}): "

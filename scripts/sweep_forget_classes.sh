@@ -26,11 +26,11 @@ python="${PYTHON:-$home/.venv/bin/python}"
 gamma="$("$python" -c 'import sys; print(float(sys.argv[1]))' "$gamma" 2>/dev/null)" || fail "gamma is a number, such as 2.0"
 results="$run/sweep_${dataset}_$gamma"
 mkdir -p "$results"
-printf '%s\n' "$*" > "$results/.arguments.new"
-if [ -f "$results/arguments" ] && ! cmp -s "$results/arguments" "$results/.arguments.new"; then
-  rm "$results/.arguments.new"; fail "$results: began with the arguments '$(cat "$results/arguments")', now they are '$*'; move it away"
+printf '%s\n' "$*" > "$results/.arguments.$$"
+if [ -f "$results/arguments" ] && ! cmp -s "$results/arguments" "$results/.arguments.$$"; then
+  rm "$results/.arguments.$$"; fail "$results: began with the arguments '$(cat "$results/arguments")', now they are '$*'; move it away"
 fi
-mv "$results/.arguments.new" "$results/arguments"
+mv "$results/.arguments.$$" "$results/arguments"
 
 for class in "${classes[@]}"; do
   done_file="$results/$class.done"
@@ -49,7 +49,7 @@ for class in "${classes[@]}"; do
   "$python" "$home/train.py" --config "${dataset}_sfron.yml" --mode sfron --ckpt_folder "$run" --label_to_forget "$class" \
     --mask_path "$mask" --set "results=$results" "$@" ${resume[@]+"${resume[@]}"}
   out="$(ls -d "$results/$dataset/forget_$class/sfron"/*/ | tail -n 1)"
-  echo "${out%/}" > "$done_file.partial"
-  mv "$done_file.partial" "$done_file"
+  echo "${out%/}" > "$done_file.$$.partial"
+  mv "$done_file.$$.partial" "$done_file"
 done
 for class in "${classes[@]}"; do printf '%s\t%s\n' "$class" "$(cat "$results/$class.done")"; done | tee "$results/runs.tsv"

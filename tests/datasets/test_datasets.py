@@ -16,6 +16,7 @@ from datasets import shapes
 from datasets.facts import FACTS
 from datasets.split import train_val_split
 from functions.errors import InputError
+from functions.locks import Busy, writing_file
 
 # ---- digits, shapes
 
@@ -96,10 +97,26 @@ def test_torchvision_layouts(monkeypatch):
         monkeypatch.setattr(tv, name, source)
         images = datasets.load(name.lower(), path="here", split="test")
         part = {"train": False} if name.startswith("CIFAR") else {"split": "test"}
-        source.assert_called_once_with("here", **part, download=True)
+        source.assert_called_once_with("here", **part, download=False)
         assert torch.equal(images.images, torch.from_numpy(pixels)) and images.labels.tolist() == [1, 0]
         assert images.classes == (tuple("0123456789") if name == "SVHN" else ("x", "y"))
         assert (images.name, images.split, images.labels.dtype) == (name.lower(), "test", torch.int64)
+
+
+def test_one_process_downloads_and_the_others_wait(monkeypatch):
+    import torchvision.datasets as tv
+
+    def source(path, train, download):
+        if not download:
+            raise RuntimeError("not found or corrupted")
+        with pytest.raises(Busy), writing_file("here/archive"):
+            pass
+        pixels = np.zeros((2, 4, 5, 3), np.uint8)
+        return SimpleNamespace(data=pixels, targets=[1, 0], classes=["x", "y"])
+
+    source.filename, source.url = "archive", "url"
+    monkeypatch.setattr(tv, "CIFAR10", source)
+    assert len(datasets.load("cifar10", path="here", split="test")) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,17 @@ import pytest
 import test_distributed
 import yaml
 
+import fim
 import train
 from functions import interrupts, locks
 from functions.config.cli import run_main
 from functions.errors import InputError
 from functions.storage import checkpoint
+from functions.storage.artifacts import load_tensors
 from functions.storage.run import RunFolder
 from runners.base import Runner
+from runners.methods.fisher_forget import FisherForget
+from runners.passes.fim import SweepFisher
 from runners.passes.generate_fisher import GenerateFisher
 
 LONG = ["--set", "training.n_iters=6", "--set", "training.snapshot_freq=4", "--set", "training.ema=true"]
@@ -122,6 +126,41 @@ def test_a_pass_stops_with_nothing_half_written(originals, monkeypatch, capfd):
         assert run_main(lambda _: cases.fisher("classifier", original)) == 143
     assert capfd.readouterr().err.strip().endswith("stopped by SIGTERM")
     assert not (original / "mask_0").exists()
+
+
+def test_a_closed_form_begins_again(originals, monkeypatch):
+    words = ["classifier", "fisher_forget", originals["classifier"].run, "--save_dir"]
+    whole = cases.unlearn(*words, "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(FisherForget, "delta", lambda _: os.kill(os.getpid(), signal.SIGHUP))
+        assert run_main(lambda _: cases.unlearn(*words, "run")) == 129
+    assert not Path("run/ckpts").exists() and Path("run/logs/stdout.txt").read_text().endswith("stopped by SIGHUP\n")
+    assert checkpoint.weights_hash(train.main(["--resume", "run"]), "raw") == checkpoint.weights_hash(whole, "raw")
+
+
+def test_a_fisher_over_samples_goes_on_where_it_was_stopped(originals, monkeypatch, capfd):
+    original = Path(shutil.copytree(originals["ddpm"].run, "original"))
+    os.rename(cases.replay_fisher("ddpm", original), "whole.safetensors")
+    words = ["--config", "digits_fim.yml", "--ckpt_folder", str(original), "--set", "fim.per_class=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepFisher, "_due", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run_main(lambda _: fim.main(words)) == 143
+    assert "stopped by SIGTERM after 1 of 10 samples; the same command goes on there" in capfd.readouterr().err
+    fim.main(words)
+    assert "resuming after 1 of 10 samples" in capfd.readouterr().out
+    found = [load_tensors(path)[0] for path in (original / "fisher_dict.safetensors", Path("whole.safetensors"))]
+    assert cases.same(*found) and not list(original.glob(".*"))
+
+
+def test_torchrun_repeats_a_signal_that_its_whole_group_got(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    wish = interrupts.Wish()
+    wish.arrived(signal.SIGINT)
+    wish.arrived(signal.SIGTERM)
+    assert wish.number == signal.SIGINT
+    monkeypatch.setattr(interrupts, "ECHO", -1)
+    with pytest.raises(interrupts.Stopped, match="second signal, SIGTERM"):
+        wish.arrived(signal.SIGTERM)
 
 
 def test_two_processes_stop_at_one_step(tmp_path):
