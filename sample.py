@@ -15,7 +15,7 @@ from functions.errors import InputError
 EPILOG = """modes and what they write (RUN is --ckpt_folder, w is --cond_scale):
   sample_fid      RUN/fid_samples_without_label_0_guidance_2.0/<class>/<k>.png   for evaluator.py
   sample_classes  RUN/class_samples/<class>/<k>.png                             for classifier_evaluation.py
-  visualization   RUN/visualization_guidance_2.0.png                            rows are classes, 10 images each
+  visualization   RUN/visualization_guidance_2.0.png                            a named row of 10 for each class
 
 examples, on data that needs no download:
   python sample.py --config digits_sample.yml --ckpt_folder RUN --mode visualization
@@ -118,7 +118,10 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
     task, model = load(cfg, snapshot, kind)
     shape = task.encoder.shape(meta["data"]["shape"])
     draw = lambda pairs: samplers.generate_all(task, model, pairs, shape, cfg.sampling, cfg.seeds.seed, there)
-    (write_picture if args.mode == "visualization" else write_folder)(out, wanted, draw, made, cfg.sampling)
+    if args.mode == "visualization":
+        write_picture(out, wanted, draw, made, cfg.sampling, meta)
+    else:
+        write_folder(out, wanted, draw, made, cfg.sampling)
     return out
 
 

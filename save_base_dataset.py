@@ -106,10 +106,10 @@ def claim(folder: Path, agreed: dict) -> None:
 def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> int:
     """Write the images that are not there yet, each whole or absent; the number written."""
     import torch
-    from tqdm import tqdm
 
     from datasets.images import ordered
     from functions.locks import remove_leftovers
+    from functions.progress import each
     from functions.sampling.write import save_png
 
     missing = [j for j, name in enumerate(names) if not (folder / name).is_file()]
@@ -117,7 +117,7 @@ def save_missing(folder: Path, train, names: list[str], indices: list[int]) -> i
         (folder / c).mkdir(exist_ok=True)
         remove_leftovers(folder / c)
     chosen = torch.tensor([indices[j] for j in missing], dtype=torch.long)
-    bar = iter(tqdm(missing, desc="saving images", unit=" images", disable=None, leave=False))
+    bar = each(missing, "saving images", len(missing), "images")
     for x, _ in ordered(train, chosen, 256, n_workers=2):
         for pixels in (x * 255).round().byte().cpu().numpy():
             save_png(folder / names[next(bar)], pixels)

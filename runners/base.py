@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from datasets import Stream, ordered
 from functions import interrupts
 from functions.config.schema import Config
+from functions.experiments import curves
+from functions.progress import Progress
 from functions.randomness import key_seed
 from functions.storage.cost import Cost
 from functions.training import distributed
@@ -59,7 +60,7 @@ class Runner:
     def __init__(self, cfg: Config, materials: Materials, resume: str | None = None):
         m, self.resume = materials, resume
         self.materials, self.device, self.meta = m, m.device, m.meta
-        self.plain, self.preview, self.validate = m.model, m.preview, m.validate
+        self.plain, self.preview, self.validate, self.validated = m.model, m.preview, m.validate, None
         self.task = m.task.sharded(distributed.rows(cfg.training.batch_size))
         sizes = {"remain": len(m.remain), "forget": 0 if m.forget is None else len(m.forget)}
         self.cfg = cfg  # `passes` may look at it
@@ -171,21 +172,29 @@ class Runner:
         if u and u.bn_mode == "freeze":
             freeze_statistics(self.plain)
         self.cost.start()
-        bar = tqdm(range(start, training.n_iters), desc=self.mode, initial=start, total=training.n_iters, disable=None)
-        for k in bar:
-            stats = self._one_step(k)
-            done = k + 1
-            last = done == training.n_iters
-            if done % training.log_freq == 0 or last:
-                self._log(done, stats)
-            if last and u and u.bn_mode == "recalibrate":
-                with self.cost.alone():
-                    recalibrate(self.plain, self._remain_once())
-            number = distributed.largest(wish.number)  # of the signal that some process got: all end at one step
-            if number or snapshots.is_due(self, done):
-                self._snapshot(done, look=not number)
-            if number:
-                raise snapshots.stopped(self, done, number)
+        with Progress(self.mode, training.n_iters, "steps", start, self.folder.say, leave=True) as self.bar:
+            for k in range(start, training.n_iters):
+                stats = self._one_step(k)
+                done = k + 1
+                self.bar.update()
+                last = done == training.n_iters
+                if last and u and u.bn_mode == "recalibrate":
+                    with self.cost.alone():
+                        recalibrate(self.plain, self._remain_once())
+                number = distributed.largest(wish.number)  # of the signal that some process got: all end at one step
+                due = snapshots.is_due(self, done)
+                new_epoch = self.epochs.at(done)[0] > self.epochs.at(k)[0]
+                score = self._score(done) if (due or new_epoch) and not number else {}
+                if done % training.log_freq == 0 or last:
+                    self._log(done, stats, score)
+                elif score:
+                    self.folder.record({"step": done, **score})
+                if number or due:
+                    self._snapshot(done, look=not number)
+                if number:
+                    raise snapshots.stopped(self, done, number)
+        if training.curves and distributed.rank() == 0:
+            self.folder.say(curves.of_run(self.folder.path, self.mode))
 
     def _one_step(self, k: int) -> dict[str, Tensor | float]:
         optim = self.cfg.optim
@@ -206,12 +215,26 @@ class Runner:
             return k, self.cfg.training.n_iters
         return self.epochs.at(k)[0], self.epochs.at(self.cfg.training.n_iters - 1)[0] + 1
 
-    def _log(self, done: int, stats: dict[str, Tensor | float]) -> None:
+    def _log(self, done: int, stats: dict[str, Tensor | float], score: dict[str, float]) -> None:
         self._check_finite(done)
-        numbers = distributed.mean_of(stats)
-        self.folder.record({"step": done, **numbers})
+        numbers = {"lr": self.optimizer.param_groups[0]["lr"], **distributed.mean_of(stats)}
+        self.folder.record({"step": done, **numbers, **score})
         shown = "  ".join(f"{name} {value:.6g}" for name, value in numbers.items())
-        self.folder.say(f"{self.mode} step {done}/{self.cfg.training.n_iters}  {shown}")
+        self.bar.show(shown)
+        left = "" if done == self.cfg.training.n_iters else f"  {self.bar.left()}"
+        self.folder.say(f"{self.mode} step {done}/{self.cfg.training.n_iters}  {shown}{left}")
+        self.bar.spoken()
+
+    def _score(self, done: int) -> dict[str, float]:
+        """{"val_accuracy": ...} where images were set aside for it. Draws nothing, moves no statistic, costs nothing
+        that counts: a forward pass over them."""
+        if self.validate is None:
+            return {}
+        self._check_finite(done)
+        self.cost.pause()
+        found = {} if distributed.rank() > 0 else {"val_accuracy": snapshots.val_accuracy(self, done)}
+        self.cost.start()
+        return found
 
     def _check_finite(self, done: int) -> None:
         """Stop before anything broken is written."""

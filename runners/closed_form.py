@@ -32,7 +32,7 @@ class ClosedForm:
         self.names, self.params = materials.names, materials.params
         if cfg.training.channels_last:
             self.plain.to(memory_format=torch.channels_last)
-        self.preview, self.validate = materials.preview, materials.validate
+        self.preview, self.validate, self.validated = materials.preview, materials.validate, None
         self.mask, self.meta = snapshots.load_mask(cfg, materials)
         self.cost = Cost()  # every process computes all of it
         self.cost.watch(self.plain)

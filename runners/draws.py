@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets import ordered
 from functions.config.schema import Config
+from functions.progress import Progress
 from functions.randomness import keyed_generator
 from functions.storage.cost import Cost
 from functions.tasks import Draw, Rows
@@ -35,7 +35,7 @@ def fixed_draws(
     chunks, work = indices.split(batch_size), []
     for d in range(draws):
         work.append([b for b in range(len(chunks)) if (d * len(chunks) + b) % part.size == part.rank])
-    with tqdm(total=sum(map(len, work)), desc=" ".join(key), disable=None) as bar:
+    with Progress(" ".join(key), sum(map(len, work)), "batches", leave=True) as bar:
         for d, mine in enumerate(work):
             chosen = torch.cat([chunks[b] for b in mine]) if mine else indices[:0]
             batches = ordered(materials.images, chosen, batch_size, cfg.data.n_workers)

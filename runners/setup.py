@@ -105,7 +105,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     }
     facts = {key: record[key] for key in ("data", "source", "mask", "indices", "selection")}
     distributed.agree({"config": config_hash(cfg), **facts, **_rhythm(cfg)})
-    preview, validate = world.preview(cfg, task, images.shape), world.validate(cfg, images, val)
+    preview, validate = world.preview(cfg, task, images), world.validate(cfg, images, val)
     model = model.to(device)
     return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from torchvision.utils import save_image
-
 from datasets.split import save_indices
 from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
-from functions.files import stream_atomic
 from functions.interrupts import Stopped, name
+from functions.sampling import sheet
 from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask as read_mask
 from functions.storage.artifacts import read_provenance
@@ -22,7 +20,6 @@ from functions.storage.run import RunFolder, run_parent
 from functions.training import distributed
 from functions.training.update import Mask
 from runners.setup import Materials
-from runners.worlds import GRID_ROW
 
 
 def load_mask(cfg: Config, materials: Materials) -> tuple[Mask | None, dict]:
@@ -143,8 +140,7 @@ def save(run, done: int, look: bool = True) -> None:
         state["extra"] = run.extra.state_dict()
     meta = {**run.meta, "cost": run.cost.record()}
     if run.validate is not None and look:
-        meta["val_accuracy"] = run.validate(run.plain)
-        run.folder.say(f"validation accuracy {meta['val_accuracy']:.2%}")
+        meta["val_accuracy"] = val_accuracy(run, done)
     checkpoint.save(run.folder.path, done, weights, state, meta, run.cfg.training.keep, run.materials.indices)
     if look:
         _preview(run, done)
@@ -157,8 +153,15 @@ def _preview_path(run, done: int) -> Path:
 def _preview(run, done: int) -> None:
     if run.preview is not None:
         grid = run.preview(run.plain if run.ema is None else run.ema.module)
-        with stream_atomic(_preview_path(run, done)) as file:
-            save_image(grid, file, nrow=GRID_ROW, padding=1, format="png")
+        sheet.save(grid, _preview_path(run, done))
+
+
+def val_accuracy(run, done: int) -> float:
+    """On the images set aside, after `done` steps, with a line; an epoch and a snapshot that end together share it."""
+    if run.validated is None or run.validated[0] != done:
+        run.validated = done, run.validate(run.plain)
+        run.folder.say(f"validation accuracy {run.validated[1]:.2%} after step {done}")
+    return run.validated[1]
 
 
 def stopped(run, done: int, number: int) -> Stopped:

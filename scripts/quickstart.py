@@ -181,14 +181,15 @@ def draw_picture(out: Path, before: Path, after: Path, label: int) -> None:
     """before_after.png from the class samples: the same noise on both sides."""
     from PIL import Image
 
-    from functions.experiments.pictures import before_after
+    from functions.sampling import sheet
 
     def drawn(run: Path, c: int, k: int) -> Image.Image:
         with Image.open(run / "class_samples" / str(c) / f"{k}.png") as image:
             return image.convert("RGB")
 
     rows = [[[drawn(run, c, k) for k in range(ROW)] for c in range(10)] for run in (before, after)]
-    before_after(*rows, [str(c) for c in range(10)], label).save(out / "before_after.png")
+    named = sheet.rows_of(range(10), [str(c) for c in range(10)], [label])
+    sheet.save(sheet.sheet(dict(zip(("before", "after"), rows)), named), out / "before_after.png")
 
 
 if __name__ == "__main__":

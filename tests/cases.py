@@ -56,6 +56,9 @@ TOY = [
     # sampling costs more than the four steps: tests/training/test_previews.py looks at the grids
     "--set",
     "training.preview=off",
+    # so does a plot: tests/experiments/test_curves.py looks at them
+    "--set",
+    "training.curves=false",
 ]
 
 
@@ -150,7 +153,7 @@ def small_configs(patch: pytest.MonkeyPatch) -> None:
     small = {
         "diffusion": {"timesteps": 25},
         "model": {"ch": 8},
-        "training": {"n_iters": 2, "batch_size": 8, "snapshot_freq": 2, "preview": "off"},
+        "training": {"n_iters": 2, "batch_size": 8, "snapshot_freq": 2, "preview": "off", "curves": False},
         "fisher": {"draws": 1},
         "fim": {"per_class": 2},
         "sampling": {"timesteps": 4},

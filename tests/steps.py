@@ -37,6 +37,8 @@ def words(folder, mode, *more, **kwargs):
         "--set",
         "training.log_freq=1",
         "--set",
+        "training.curves=false",
+        "--set",
         "device=cpu",
         *more,
     ]
@@ -80,7 +82,9 @@ def cross_entropy(model, draw):
 
 
 def stats(run):
-    return [json.loads(line) for line in (run / "logs" / "stats.jsonl").read_text().splitlines()]
+    """The lines of logs/stats.jsonl, without what the loop says of every method."""
+    lines = [json.loads(line) for line in (run / "logs" / "stats.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("lr", "val_accuracy")} for line in lines]
 
 
 def weights(run):

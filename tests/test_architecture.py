@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = "errors files interrupts locks pictures randomness"  # what models and datasets may import too, and the only such modules of functions
+# what models and datasets may import too, and the only such modules of functions
+GROUND = "errors files interrupts locks pictures progress randomness"
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
@@ -17,13 +18,14 @@ ROOMS = {
     "interrupts": "",
     "locks": "errors files",
     "randomness": "",
+    "progress": "",
     "tasks": "",
     "config": "errors interrupts",
-    "training": "errors tasks config",
-    "curvature": "errors tasks",
+    "training": "errors progress tasks config",
+    "curvature": "errors progress tasks",
     "storage": "errors files locks config curvature",
-    "sampling": "errors files locks pictures randomness tasks config training storage",
-    "judging": "errors files locks randomness storage sampling",
+    "sampling": "errors files locks pictures progress randomness tasks config training storage",
+    "judging": "errors files locks progress randomness storage sampling",
     "experiments": "errors files locks config",
 }
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.

@@ -102,6 +102,7 @@ class Training(Section):
     checkpointing: bool = False  # activations inside blocks are computed again in the backward pass, not kept
     # classes on the grid of a snapshot, chosen evenly, always the forgotten one; off: no grid. Diffusion only
     preview: Positive | Literal["off"] = 10
+    curves: bool = True  # at the end a picture of what stats.jsonl holds: losses, rate, validation accuracy
 
     @field_validator("preview", mode="before")
     @classmethod

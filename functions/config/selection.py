@@ -13,6 +13,13 @@ def is_class(forget: Forget | dict) -> bool:
     return f["label"] is not None and f["count"] is None and f["fraction"] is None
 
 
+def forgotten_classes(forget: Forget | dict | None) -> list[int]:
+    """The classes that are forgotten as a whole; none where images are drawn, or nothing is forgotten."""
+    if forget is None or not is_class(forget):
+        return []
+    return [forget["label"] if isinstance(forget, dict) else forget.label]
+
+
 def selection_name(forget: Forget, seed: int) -> str:
     """`0` for class 0, `random4500_s2`, `random0.1_c3_s2` (a share of class 3), `idx-<name of the file>`."""
     if is_class(forget):

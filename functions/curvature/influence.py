@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
 from functions.curvature.gradients import add_, at_least_float32, evaluating, gradients_of, scaled, zeros
 from functions.errors import InputError
+from functions.progress import Progress
 from functions.tasks import Draw
 
 Losses = Callable[[nn.Module, Draw], Tensor]
@@ -186,7 +186,7 @@ def _solve(apply: Callable[[Tensor], Tensor], b: Tensor, tol: float, max_iter: i
     r = b / scale
     x, p, start = torch.zeros_like(r), r, r.dot(r)
     rr, residual = start, 1.0
-    with tqdm(total=max_iter, desc="influence", disable=None, leave=False) as bar:
+    with Progress("influence", max_iter, "steps at most") as bar:
         for _ in range(max_iter):
             image = apply(p)
             a = rr / p.dot(image)
@@ -194,7 +194,7 @@ def _solve(apply: Callable[[Tensor], Tensor], b: Tensor, tol: float, max_iter: i
             before, rr = rr, r.dot(r)
             _refuse_nan(rr)
             residual = float((rr / start).sqrt())
-            bar.set_postfix(residual=f"{residual:.1e}", refresh=False)
+            bar.show(f"residual {residual:.1e}")
             bar.update()
             if residual <= tol:
                 return scale * x

@@ -1,1 +1,1 @@
-"""Lists of runs, and their tables and pictures."""
+"""Lists of runs, and their tables, curves and plots."""

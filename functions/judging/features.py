@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from functions.files import write_atomic
+from functions.progress import Progress
 from functions.sampling.folders import SampleSet
 
 
@@ -54,8 +54,7 @@ def extract(
 ) -> Features:
     """Features of all images in order, float32 on `device`, in one pass. `check` sees the images' (C,H,W) first."""
     parts = []
-    bar = tqdm(total=len(samples), desc=f"features of {samples.source.name}", unit=" images", disable=None, leave=False)
-    with bar, torch.inference_mode():
+    with Progress(f"features of {samples.source.name}", len(samples), "images") as bar, torch.inference_mode():
         for x in samples.batches(batch_size, channels, n_workers):
             if check and not parts:
                 check(tuple(x.shape[1:]))

@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from functions.errors import InputError
 from functions.files import sha256_bytes, write_atomic
+from functions.progress import Progress
 from functions.storage import checkpoint
 from functions.storage.meta import content
 
@@ -149,7 +149,7 @@ def logits_of(
 
 def _forward(model: nn.Module, batches: Iterator, n: int, title: str) -> Tensor:
     parts = []
-    with tqdm(total=n, desc=title, unit=" images", disable=None, leave=False) as bar, torch.inference_mode():
+    with Progress(title, n, "images") as bar, torch.inference_mode():
         for x, _ in batches:
             parts.append(model(x).float().cpu())
             bar.update(len(x))

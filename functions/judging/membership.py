@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from functions.errors import InputError
+from functions.progress import each
 from functions.randomness import keyed_generator
 
 Judged = tuple[Tensor, Tensor]  # logits (N,K), labels (N,)
@@ -127,7 +127,7 @@ def svc_mia(members: Judged, nonmembers: Judged, forget: Judged) -> dict[str, fl
         )
     members = (members[0][:n], members[1][:n])
     scores = {}
-    for name in tqdm(FEATURES, desc="SVC-MIA", unit=" features", disable=None, leave=False):
+    for name in each(FEATURES, "SVC-MIA", len(FEATURES), "features"):
         called = svc_calls(*(svc_feature(name, *part) for part in (members, nonmembers, forget)))
         scores[name] = float(1 - called.mean())
     return scores

@@ -9,9 +9,9 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from functions.errors import InputError
+from functions.progress import each
 from functions.randomness import keyed_generator
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of N(0, 1)
@@ -211,7 +211,7 @@ def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 def _bar(steps, name: str):
     """A progress bar on a terminal, gone when done."""
-    return tqdm(steps, desc=name, disable=None, leave=False)
+    return each(steps, name, len(steps), "blocks")
 
 
 def _require(n: int, least: int, what: str) -> None:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from functions.config.schema import Sampling
 from functions.errors import InputError
+from functions.progress import Progress
 from functions.randomness import keyed_generator
 from functions.tasks import Denoising, Draw
 from functions.training.modes import training_mode
@@ -234,8 +234,7 @@ def generate_all(
 
     What is `there` by the time of its batch, drawn by another process, is left out.
     """
-    layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} images [{elapsed}<{remaining}]"
-    with tqdm(total=len(wanted), desc="sampling", disable=None, bar_format=layout) as bar:
+    with Progress("sampling", len(wanted), "images", leave=True) as bar:
         for i in range(0, len(wanted), cfg.batch_size):
             asked = wanted[i : i + cfg.batch_size]
             batch = [pair for pair in asked if not there(pair)]

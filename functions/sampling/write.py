@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from functions.config.schema import Sampling
+from functions.config.selection import forgotten_classes
 from functions.files import temporary_name, write_json
 from functions.locks import writing_file
+from functions.sampling import sheet
 from functions.sampling.contract import drawing
 from functions.training import distributed
 
 Pairs = Sequence[tuple[int, int]]  # (class c, number k) of images
 Batches = Iterable[tuple[Pairs, Tensor]]  # with their images (N,C,H,W) in [0,1]
 WRITERS = 4  # threads that compress PNGs while the next batch is drawn
-GRID_PIXELS = 32  # an image's smallest side on a picture
 
 
 def to_uint8(images: Tensor, minmax: bool) -> Tensor:
@@ -46,12 +45,19 @@ def write_folder(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], mad
         distributed.agree({"command": "sample"})  # nobody leaves before all have written
 
 
-def write_picture(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], made: dict, cfg: Sampling) -> None:
-    """The `wanted` images onto the picture `out`, by the first process, beside a JSON with their contract `made`."""
+def write_picture(
+    out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], made: dict, cfg: Sampling, meta: dict
+) -> None:
+    """The `wanted` images on one picture, a row for each class, by the first process; `made` in a JSON beside it.
+
+    `meta` is the checkpoint's: it knows the names of classes, and which one is forgotten.
+    """
+    rows = sheet.rows_of(made["record"]["classes"], meta["data"]["classes"], forgotten_classes(meta["forget"]))
+    title = f"{cfg.sample_type}, {cfg.timesteps} steps, guidance {cfg.cond_scale:g}"
     with distributed.held_by_first(lambda: writing_file(out)):
         if distributed.rank() == 0:
-            pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in draw(wanted)])
-            save_png(out, grid(pixels, cfg.n_samples_per_class).numpy())
+            pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in draw(wanted)]).numpy()
+            sheet.save(sheet.sheet({title: sheet.images_of(pixels, cfg.n_samples_per_class)}, rows), out)
             write_json(out.with_suffix(".json"), made)
         distributed.agree({"command": "sample"})
 
@@ -81,16 +87,7 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     """(C,H,W) uint8 as grey (C = 1) or RGB, under a temporary name first: a kill never leaves half a PNG."""
     temporary = temporary_name(path)
     try:
-        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(temporary, format="PNG")
+        sheet.as_image(pixels).save(temporary, format="PNG")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def grid(pixels: Tensor, columns: int) -> Tensor:
-    """(rows * columns, C, H, W) -> one (C, ., .), small images enlarged, a black pixel between them."""
-    scale = max(1, GRID_PIXELS // pixels.shape[-1])
-    pixels = F.pad(pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3), (0, 1, 0, 1))
-    n, channels, height, width = pixels.shape
-    rows = pixels.view(n // columns, columns, channels, height, width).permute(2, 0, 3, 1, 4)
-    return rows.reshape(channels, n // columns * height, columns * width)[:, :-1, :-1]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from functions.progress import Progress
 from functions.training.schedules import cosine_decay
 
 
@@ -23,25 +23,27 @@ def fit(
         optimizer, lambda k: min(1.0, (k + 1) / warmup) * cosine_decay(1.0, k, n_steps)
     )
     model.train()
-    bar = tqdm(range(1, n_steps + 1), desc="training the classifier", unit=" steps", disable=None, leave=False)
-    for step in bar:
-        x, c = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = F.cross_entropy(model(x).float(), c)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % max(1, n_steps // 10) == 0:
-            _say(bar, step, n_steps, loss.item())
+    with Progress("training the classifier", n_steps, "steps") as progress:
+        for step in range(1, n_steps + 1):
+            x, c = next(batches)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = F.cross_entropy(model(x).float(), c)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.update()
+            if step % max(1, n_steps // 10) == 0:
+                _say(progress, loss.item(), schedule.get_last_lr()[0])
     model.eval()
 
 
-def _say(bar: tqdm, step: int, n_steps: int, loss: float) -> None:
-    if bar.disable:
-        print(f"step {step}/{n_steps} loss {loss:.4f}", flush=True)
-    else:
-        bar.set_postfix(loss=f"{loss:.4f}")
+def _say(progress: Progress, loss: float, lr: float) -> None:
+    text = f"loss {loss:.4f}  lr {lr:.3g}"
+    progress.show(text)
+    if progress.plain:
+        print(f"step {progress.done}/{progress.total} {text}  {progress.left()}", flush=True)
+        progress.spoken()
 
 
 def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:

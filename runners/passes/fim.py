@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from functions.config.schema import Config
 from functions.curvature.gradients import check_diagonal, zeros
@@ -17,6 +16,7 @@ from functions.files import version
 from functions.interrupts import Stopped, Wish, deferred
 from functions.interrupts import name as name_of
 from functions.locks import remove_leftovers, writing_file
+from functions.progress import each
 from functions.randomness import keyed_generator
 from functions.storage.artifacts import load_tensors, save_tensors
 from functions.storage.cost import Cost
@@ -116,8 +116,7 @@ class SweepFisher:
 
     def _sweeps(self, start: int) -> Iterator[Iterator[Draw]]:
         f, device = self.cfg.fim, self.materials.device
-        bar = tqdm(self.own[start:], desc="Fisher", unit=" images", initial=start, total=len(self.own), disable=None)
-        for i in bar:
+        for i in each(self.own[start:], "Fisher", len(self.own), "images", start):
             x, c = self.images.gather(torch.tensor([i]))
             generator = keyed_generator(self.cfg.seeds.of("order"), "fim", i, device=device)
             x = (x + 1) / 2 if f.unit_images else x  # what the encoder maps to [0, 1]

@@ -86,7 +86,7 @@ for world in cases.WORLDS:
     before = cases.weights(origin, "ema" if world == "ddpm" else "raw")
     run = cases.unlearn(world, "bounded_ascent", origin, *once, "--set", "unlearn.margin=1e3", "--set", "optim.lr=1e-3")
     stats = cases.stats(run)
-    assert len(stats) == 4 and set(stats[0]) == {"step", "forget", "remain"}, stats
+    assert len(stats) == 4 and set(stats[0]) == {"step", "lr", "forget", "remain"}, stats
     assert not cases.same(before, cases.weights(run))
     still = cases.unlearn(
         world, "bounded_ascent", origin, *once, "--set", "unlearn.margin=1e-6", "--set", "unlearn.remain_alpha=0.0",

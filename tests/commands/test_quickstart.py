@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from functions.experiments.pictures import GAP, HEADER, MARGIN, RED, TILE, before_after
 from functions.files import read_json
+from functions.sampling.sheet import TILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,25 +39,3 @@ def test_quickstart_from_nothing_to_table_and_picture(small_configs, capsys):
     assert "class 3 (forgotten): UA" in out and "kept classes, w = 0.0: FID[classifier]" in out
     with Image.open("results/quickstart/before_after.png") as page:
         assert page.width > 16 * TILE
-
-
-def test_the_forgotten_row_is_framed_and_images_stand_where_they_belong():
-    shade = lambda v: Image.new("L", (8, 8), v)
-    before = [[shade(10), shade(20)], [shade(30), shade(40)]]
-    after = [[shade(50), shade(60)], [shade(70), shade(80)]]
-    page = before_after(before, after, ["a", "b"], forgotten=1)
-    row = TILE + 2 * GAP
-    middle = lambda r, x: page.getpixel((x + TILE // 2, HEADER + r * row + TILE // 2))
-    right = MARGIN + 2 * (TILE + GAP) + MARGIN // 4
-    assert [middle(r, x + k * (TILE + GAP))[0] for r in (0, 1) for x in (MARGIN, right) for k in (0, 1)] == [
-        10,
-        20,
-        50,
-        60,
-        30,
-        40,
-        70,
-        80,
-    ]
-    frame = lambda r: page.getpixel((MARGIN + TILE // 2, HEADER + r * row - GAP))
-    assert frame(1) == RED and frame(0) != RED

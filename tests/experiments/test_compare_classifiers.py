@@ -24,7 +24,7 @@ def script(monkeypatch):
 def toy(script, monkeypatch):
     """Two methods with two trials each on a tiny CNN for an epoch, two repetitions."""
     Path("toy.yml").write_text(
-        "base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256}\nmodes:\n"
+        "base: digits_classifier.yml\ntraining: {epochs: 1, batch_size: 256, curves: false}\nmodes:\n"
         "  pretrain:\n    model: {name: cnn, width: 4}\n"
     )
     few = {"salun": [["--epochs", 1], ["--epochs", 2]], "sfron": [["--set", "training.n_iters=2"]]}

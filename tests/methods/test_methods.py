@@ -87,7 +87,7 @@ def arguments(variant: str, parts: dict[str, list[str]]) -> list[str]:
 
 def losses(run: Path) -> dict[str, list[float]]:
     lines = cases.stats(run)
-    names = {n for line in lines for n in line} - {"step"}
+    names = {n for line in lines for n in line} - {"step", "lr", "val_accuracy"}
     return {n: [line[n] for line in lines if n in line] for n in sorted(names)}
 
 

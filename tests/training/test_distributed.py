@@ -44,7 +44,10 @@ def launch(folder: Path, n: int, commands: list | dict, *more: tuple) -> list[su
 
 # Adam divides by the size of a gradient that is zero but for rounding: SGD says what the gradients are.
 SGD = ["--set", "optim={name: sgd, lr: 1.0e-3, lr_schedule: constant, momentum: 0.9, weight_decay: 1.0e-3}"]
-SHORT = ["--set", "training={n_iters: 3, batch_size: 8, ema: false, log_freq: 1, snapshot_freq: 3, preview: off}"]
+SHORT = [
+    "--set",
+    "training={n_iters: 3, batch_size: 8, ema: false, log_freq: 1, snapshot_freq: 3, preview: off, curves: false}",
+]
 
 
 def commands(world: str, run: Path, mask: str, fisher: str) -> dict[str, list[str]]:
