@@ -1,4 +1,4 @@
-"""Checkpoints of the published DDPM code, into run folders of ours and back. Nothing in a file is run."""
+"""Checkpoints of the published DDPM code into run folders of ours, and models out of them. Nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from functions.errors import InputError
 EPILOG = """examples:
   python convert.py THEIRS/ckpts/ckpt.pth --config cifar10_pretrain.yml   -> results/cifar10/pretrain/<time>
   python convert.py RUN --export ddim                                     -> RUN/ckpts/ckpt.pth
+  python convert.py RUN --export diffusers|weights             -> RUN/diffusers/{unet,scheduler}|RUN/weights.pth
 
 ckpt.pth is torch.save([model, optimiser, step]), with the weights of the EMA as a fourth entry where there is one.
 Into a run folder: the weights have to fit the config's model exactly; no data are read (cifar100 and folder: the class
 names are). The optimiser's state is left behind: unlearning starts with a fresh one, and --resume is refused.
-Back: raw weights, the state of the run's Adam (fresh where it has none), the step and, where there is one, the EMA."""
+Back: raw weights, the state of the run's Adam (fresh where it has none), the step and, where there is one, the EMA.
+diffusers: a UNet2DModel with the same outputs and a DDIMScheduler, for U-Nets of the published shape (ch 128, 256 ...).
+weights: any model, for torch.load(..., weights_only=True). docs/use_the_model_elsewhere.md shows their use."""
 
 # The mode of no command: the optimiser and the data positions to go on from are not there.
 ORIGIN = {"mode": "import"}
@@ -32,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="override any key, e.g. --set model.ch=64; repeatable"
     )
-    p.add_argument("--export", choices=tuple(EXPORTS), help="write RUN as ddim: a ckpt.pth of the published code")
+    p.add_argument("--export", choices=tuple(EXPORTS), help="write RUN for others, as above")
+    p.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="to export; auto: EMA if any")
     p.add_argument("--out", metavar="PATH", help="the run folder, or the file, to write; must not exist yet")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
@@ -112,28 +116,34 @@ def check_weights(model_meta: dict, weights: dict[str, dict], source: str) -> di
     return checked
 
 
-# ---- back
-
-
 def export_ddim(args: argparse.Namespace) -> Path:
     """The newest snapshot as the list of the published code."""
     from functions.storage import checkpoint, published
 
-    meta = checkpoint.load_meta(args.source)
-    if meta["world"] != "ddpm":
-        raise InputError(f"{args.source}: a checkpoint of world {meta['world']}; --export ddim is for ddpm models")
-    out = Path(args.out or checkpoint.resolve(args.source).parent / "ckpt.pth")
+    snapshot = checkpoint.Snapshot.open(args.source)
+    out = Path(args.out or snapshot.path.parent / "ckpt.pth")
     check_new(out)
-    kinds = [kind for kind, file in checkpoint.FILES.items() if file in meta["files"]]
-    weights = {kind: checkpoint.load_weights(args.source, kind) for kind in kinds}
-    optimizers = checkpoint.load_state(args.source)["optimizers"]
-    adam = published.adam_state(optimizers, meta["config"]["optim"], len(weights["raw"]))
-    published.save_list(out, weights, adam, meta["step"])
-    print(f"{args.source}: {' and '.join(weights)} weights at step {meta['step']} -> {out}")
+    print(f"{args.source}: {published.export(snapshot, args.source, out)} -> {out}")
     return out
 
 
-EXPORTS = {"ddim": export_ddim}
+def export_model(args: argparse.Namespace) -> Path:
+    """The newest snapshot's model, for diffusers or as a plain file of tensors."""
+    import models
+    from functions.storage import exported
+    from functions.storage.checkpoint import Snapshot, load_into
+
+    snapshot, (name, save) = Snapshot.open(args.source), exported.FORMS[args.export]
+    kind, out = snapshot.kind(args.weights), Path(args.out or snapshot.path.parent.parent / name)
+    check_new(out)
+    model = models.build(snapshot.meta["model"])
+    load_into(model, snapshot.weights(kind), args.source)
+    save(out, model, snapshot.meta)
+    print(f"{args.source}: {kind} weights at step {snapshot.meta['step']} -> {out}")
+    return out
+
+
+EXPORTS = {"ddim": export_ddim, "diffusers": export_model, "weights": export_model}
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -58,6 +58,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument(
         "--out", metavar="DIR_OR_FILE", help="write metrics to this .json (one RUN), or to DIR/<mode>_<weights>.json"
     )
+    p.add_argument(
+        "--markdown", metavar="FILE", help="the table in Markdown, as it is printed where there is no terminal"
+    )
     p.add_argument("--latex", metavar="FILE", help="the table in LaTeX")
     p.add_argument("--csv", metavar="FILE", help="the table, unrounded")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -85,9 +88,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
         write_classification(out, runs[path], found[path], args.on, args.weights, args.retrain)
     numbers = {path: one.numbers for path, one in found.items()}
     table = ("model", "run"), COLUMNS, [row(runs[path], of) for path, of in numbers.items()]
-    print(tables.markdown(*table))
+    print(tables.shown(*table))
     print("\n".join(explanation(numbers, target and target.numbers, args.on)))
-    for path, form in ((args.latex, tables.latex), (args.csv, tables.to_csv)):
+    for path, form in ((args.markdown, tables.markdown), (args.latex, tables.latex), (args.csv, tables.to_csv)):
         if path:
             write_atomic(path, form(*table))
     print("Saved " + ", ".join(map(str, written.values())))

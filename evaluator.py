@@ -95,11 +95,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(numbers: dict, tag: str) -> None:
-    """The README's lines in its order, those that exist for this network, then KID and notes."""
-    for name, key in LINES:
-        if numbers[key] is not None:
-            print(f"{name}{tag}: {numbers[key]}")
-    print(f"KID{tag}: {numbers['kid']} (std over subsets {numbers['kid_std']:.2g})")
+    """The README's lines in its order, those that exist for this network, then KID and notes; aligned on a terminal."""
+    lines = [(f"{name}{tag}: ", numbers[key]) for name, key in LINES if numbers[key] is not None]
+    lines += [(f"KID{tag}: ", f"{numbers['kid']} (std over subsets {numbers['kid_std']:.2g})")]
+    width = max(len(name) for name, _ in lines) if sys.stdout.isatty() else 0
+    for name, value in lines:
+        print(f"{name:{width}}{value}")
     print(f"Images: {numbers['n_samples']} samples, {numbers['n_reference']} reference")
     for note in numbers["notes"]:
         print(f"Note: {note}")

@@ -329,7 +329,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = ("model", "forgets", "method")
     for suffix, form in ((".md", tables.markdown), (".tex", tables.latex), (".csv", tables.to_csv)):
         write_atomic(pieces.out / f"comparison{suffix}", form(labels, COLUMNS, rows))
-    print(tables.markdown(labels, COLUMNS, rows))
+    print(tables.shown(labels, COLUMNS, rows))
     print(f"Saved {pieces.out / 'comparison.md'}, .tex and .csv")
 
 

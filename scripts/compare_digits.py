@@ -385,12 +385,11 @@ def main(argv: list[str] | None = None) -> None:
     labels = ("method", "trial") if args.tune else ("class", "method")
     rows = tune(pieces, args.methods) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)
     name = pieces.out / ("tuning" if args.tune else "comparison")
-    text = tables.markdown(labels, COLUMNS, rows)
-    write_atomic(name.with_suffix(".md"), text)
+    write_atomic(name.with_suffix(".md"), tables.markdown(labels, COLUMNS, rows))
     write_atomic(name.with_suffix(".tex"), tables.latex(labels, COLUMNS, rows))
     write_atomic(name.with_suffix(".csv"), tables.to_csv(labels, COLUMNS, rows))
     write_json(name.with_suffix(".json"), [{"labels": r.labels, "values": r.values} for r in rows])
-    print(f"\n{text}\n{name}.md, .tex, .csv, .json")
+    print(f"\n{tables.shown(labels, COLUMNS, rows)}\n{name}.md, .tex, .csv, .json")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Tables of results: means over repetitions with their spread, as Markdown, LaTeX and CSV. Torch-free."""
+"""Tables of results: means over repetitions with their spread, as aligned text, Markdown, LaTeX and CSV. Torch-free."""
 
 from __future__ import annotations
 
 import csv
 import io
+import shutil
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from functions.errors import InputError
@@ -39,6 +41,35 @@ def markdown(labels: Sequence[str], columns: Sequence[Column], rows: Sequence[Ro
     lines = [[*labels, *(c.title for c in columns)], ["---"] * (len(labels) + len(columns))]
     lines += [[*r.labels, *(cell(r.values[c.key], c.decimals) for c in columns)] for r in rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def shown(labels: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """For standard output: aligned to be read on a terminal, Markdown where a program or a file takes it."""
+    if not sys.stdout.isatty():
+        return markdown(labels, columns, rows)
+    return aligned(labels, columns, rows, shutil.get_terminal_size().columns)
+
+
+def aligned(labels: Sequence[str], columns: Sequence[Column], rows: Sequence[Row], width: int) -> str:
+    """Aligned columns, numbers to the right. What does not fit beside one another stands below, labels repeated."""
+    named = [_column([label, *(row.labels[i] for row in rows)], str.ljust) for i, label in enumerate(labels)]
+    left = ["  ".join(line) for line in zip(*named)]
+    numbers = [_column([c.title, *(cell(row.values[c.key], c.decimals) for row in rows)], str.rjust) for c in columns]
+    blocks = []
+    while numbers or not blocks:
+        block, taken = left, 0
+        # at least one column, however narrow the terminal is
+        while taken < len(numbers) and (not taken or len(block[0]) + 2 + len(numbers[taken][0]) <= width):
+            block = [f"{line}  {part}" for line, part in zip(block, numbers[taken])]
+            taken += 1
+        numbers = numbers[taken:]
+        blocks.append([block[0], "─" * min(len(block[0]), width), *block[1:]])
+    return "\n".join("".join(f"{line.rstrip()}\n" for line in block) for block in blocks)
+
+
+def _column(cells: Sequence[str], to_width: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [to_width(text, width) for text in cells]
 
 
 def latex(labels: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:

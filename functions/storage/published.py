@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functions.errors import InputError
 from functions.files import stream_atomic
-from functions.storage.checkpoint import plain_names
+from functions.storage.checkpoint import FILES, Snapshot, plain_names
 from functions.storage.pickles import load_torch, tensors_by_name
 
 Weights = dict[str, dict[str, Tensor]]  # `raw` and, where there is one, `ema`
@@ -47,6 +47,17 @@ def save_list(path: Path | str, weights: Weights, optimizer: dict, step: int) ->
         states.append(weights["ema"])
     with stream_atomic(path) as file:
         torch.save(states, file)
+
+
+def export(snapshot: Snapshot, source: str, out: Path) -> str:
+    """The snapshot as the list in the file `out`; what was written, in words. Raises InputError where it is no DDPM."""
+    meta = snapshot.meta
+    if meta["world"] != "ddpm":
+        raise InputError(f"{source}: a checkpoint of world {meta['world']}; --export ddim is for ddpm models")
+    weights = {kind: snapshot.weights(kind) for kind, file in FILES.items() if file in meta["files"]}
+    adam = adam_state(snapshot.state()["optimizers"], meta["config"]["optim"], len(weights["raw"]))
+    save_list(out, weights, adam, meta["step"])
+    return f"{' and '.join(weights)} weights at step {meta['step']}"
 
 
 def wrapped_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
