@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from functions.config.cli import run_main
 from functions.errors import InputError
-from functions.experiments import tables
+from functions.experiments import plot, tables
 from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
 from functions.locks import SHORT, writing_file
@@ -331,6 +331,7 @@ def main(argv: list[str] | None = None) -> None:
         write_atomic(pieces.out / f"comparison{suffix}", form(labels, COLUMNS, rows))
     print(tables.shown(labels, COLUMNS, rows))
     print(f"Saved {pieces.out / 'comparison.md'}, .tex and .csv")
+    plot.main([str(pieces.out / "comparison.csv")])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from functions.config.cli import run_main
-from functions.experiments import tables
+from functions.experiments import plot, tables
 from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
 
@@ -390,6 +390,8 @@ def main(argv: list[str] | None = None) -> None:
     write_atomic(name.with_suffix(".csv"), tables.to_csv(labels, COLUMNS, rows))
     write_json(name.with_suffix(".json"), [{"labels": r.labels, "values": r.values} for r in rows])
     print(f"\n{tables.shown(labels, COLUMNS, rows)}\n{name}.md, .tex, .csv, .json")
+    if not args.tune:
+        plot.main([f"{name}.csv"])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ def panels(n_rows: int, n_columns: int, width: float, height: float, **more):
     return figure, axes
 
 
+def plain_log(axis) -> None:
+    """1, 2, 5, 10 on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(figure, path: Path) -> None:
     """As a PNG, whole or absent."""
     page = io.BytesIO()

@@ -161,3 +161,25 @@ def test_the_sweep_says_what_it_misses():
     for argv, message in ((["nowhere"], "nowhere: no such run folder"), ([".", "digits", "x"], "gamma is a number")):
         found = sweep(*argv)
         assert found.returncode == 2 and re.search(f"^sweep: {message}", found.stderr)
+
+
+# ---- on a terminal
+
+
+def test_on_a_terminal_columns_are_aligned_and_what_is_too_wide_stands_below(monkeypatch, capsys):
+    wide = tables.aligned(("class", "method"), COLUMNS, ROWS, 80).splitlines()
+    assert wide == [
+        "class  method          UA %          FID",
+        "─" * 40,
+        "0      SFR-on    96.0 ± 5.3         1.23",
+        "0      original           –  3.00 ± 1.41",
+    ]
+    narrow = tables.aligned(("class", "method"), COLUMNS, ROWS, 30).splitlines()
+    assert (
+        narrow[0] == "class  method          UA %" and narrow[5] == "class  method            FID" and narrow[4] == ""
+    )
+    assert tables.aligned(("run",), [], [Row(("a",), {})], 80).splitlines() == ["run", "───", "a"]
+    plain = tables.markdown(("class", "method"), COLUMNS, ROWS)
+    assert tables.shown(("class", "method"), COLUMNS, ROWS) == plain  # a pipe gets what it got
+    monkeypatch.setattr(tables.sys.stdout, "isatty", lambda: True, raising=False)
+    assert tables.shown(("class", "method"), COLUMNS, ROWS).splitlines()[0].split() == wide[0].split()

@@ -93,7 +93,7 @@ def test_its_schedule_is_ours():
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"ch": 32}, r"model\.ch 32: its norms have 8, 16 groups, UNet2DModel has one number for all"),
+        ({"ch": 32}, r"model\.ch 32: its norms have 8, 16, 32 groups, UNet2DModel has one number for all"),
         ({"ch_mult": [2, 2]}, r"model\.ch_mult \[2, 2\]: UNet2DModel's first level"),
         ({"resamp_with_conv": False}, r"model\.resamp_with_conv false: UNet2DModel has no plain pooling"),
     ],
@@ -144,4 +144,4 @@ def test_the_page_runs_as_it_stands(originals):
         else:
             exec(text, names)
     assert names["images"].shape == (3, 1, 8, 8) and names["images"].isfinite().all()
-    assert len(names["names"]) == 4 and names["eps"].shape == (2, 1, 8, 8)
+    assert len(names["names"]) == 4 and names["noise"].shape == (2, 1, 8, 8)
