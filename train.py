@@ -34,8 +34,8 @@ classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stan
   python train.py --unlearn retrain --model_path ORIGIN --num_indexes_to_replace 4500 --save_dir RETRAIN
   python evaluate.py SALUN --retrain RETRAIN --original ORIGIN
 
-A run writes results/<dataset>/.../<time>/ with logs/, ckpts/ and previews/. python train.py --resume RUN continues it,
-on the CPU to the same bits; flags beside it are checked, and may make it longer (--set training.n_iters=N).
+A run writes results/<dataset>/.../<time>/ with logs/, ckpts/, previews/ and curves.png. train.py --resume RUN continues
+it, on the CPU to the same bits; flags beside it are checked, and may make it longer (--set training.n_iters=N).
 Ctrl-C, SIGTERM and SIGHUP end a run after its step, saved; a second one ends it at once."""
 
 FLAGS = [
