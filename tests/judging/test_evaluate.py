@@ -280,9 +280,9 @@ def test_a_diverged_model_is_refused(runs, nets, split):
 
 
 def test_files_go_where_they_are_told(runs, capsys):
-    written = evaluate.main(
-        argv(runs, "unlearned", "retrained", more=["--out", "here", "--latex", "t.tex", "--csv", "t.csv"])
-    )
+    tables = ["--latex", "t.tex", "--csv", "t.csv", "--markdown", "t.md"]
+    written = evaluate.main(argv(runs, "unlearned", "retrained", more=["--out", "here", *tables]))
+    assert Path("t.md").read_text() in capsys.readouterr().out  # what a pipe gets
     assert [p.name.split("_")[0] for p in written] == ["salun", "retrain"] and all(
         p.parent == Path("here") for p in written
     )

@@ -248,3 +248,17 @@ def test_a_part_of_a_folder_is_judged_as_a_folder_of_its_own(judge, sets):
     assert part["fid"] == alone["fid"] and part["n_samples"] == 45
     assert part["contract"]["record"]["evaluation"]["classes"] == [2, 3, 4]
     assert part["contract"]["hash"] == alone["contract"]["hash"]
+
+
+def test_a_terminal_gets_columns_and_a_pipe_the_readmes_lines(monkeypatch, capsys):
+    numbers = {"inception_score": 2.5, "fid": 1.25, "sfid": None, "precision": 0.5, "recall": 0.75, "kid": 0.1}
+    numbers |= {"kid_std": 0.01, "n_samples": 8, "n_reference": 9, "notes": []}
+    evaluator.report(numbers, "")
+    assert capsys.readouterr().out.splitlines()[:2] == ["Inception Score: 2.5", "FID: 1.25"]
+    monkeypatch.setattr(evaluator.sys.stdout, "isatty", lambda: True, raising=False)
+    evaluator.report(numbers, "")
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[:2] == ["Inception Score: 2.5", "FID:             1.25"]
+        and lines[4] == f"{'KID:':17}0.1 (std over subsets 0.01)"
+    )
