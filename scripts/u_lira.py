@@ -28,6 +28,7 @@ from functions.files import version, write_json
 FPR = 0.01
 METHODS = [mode for mode in MODES if mode not in ("pretrain", "generate_fisher", "generate_mask")]
 SHARE, GAMMA = "0.5", "1.0"  # of the masks of SalUn and of SFR-on
+UNSEEN = ["--set", "training.curves=false"]  # nobody looks at dozens of shadows
 DIRECTION = "higher leaks more; 0.01 is chance"
 
 
@@ -156,6 +157,7 @@ class Shadows:
             "--seed",
             seed,
             *words,
+            *(UNSEEN if resumable else []),
             "--save_dir",
             folder,
             root=folder if resumable else None,
