@@ -77,8 +77,8 @@ def test_runs_end_with_their_curves_resumed_ones_too(originals, monkeypatch, cap
 def test_a_damaged_log_is_said_and_the_run_ends_well(originals, monkeypatch, capsys):
     save = Runner._snapshot
 
-    def damage(self, done):
-        save(self, done)
+    def damage(self, *args, **kwargs):
+        save(self, *args, **kwargs)
         (self.folder.logs / "stats.jsonl").write_bytes(b"\xff\xfe")
 
     monkeypatch.setattr(Runner, "_snapshot", damage)

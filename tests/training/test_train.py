@@ -259,9 +259,9 @@ def test_cosine_learning_rate_reaches_both_optimisers(monkeypatch, originals):
     run, rates = originals["ddpm"].run, []
     original = runners.base.Runner._log
 
-    def spy(self, done, stats):
+    def spy(self, *args):
         rates.append([g["lr"] for o in self.optimizers for g in o.param_groups])
-        original(self, done, stats)
+        original(self, *args)
 
     monkeypatch.setattr(runners.base.Runner, "_log", spy)
     cases.unlearn(
@@ -405,7 +405,7 @@ def test_the_shipped_classifier_config_logs_its_forget_loss(originals):
         "--set",
         "training.n_iters=20",
     ]
-    assert all("forget" in line for line in cases.stats(train.main(argv)))
+    assert all("forget" in line for line in cases.stats(train.main(argv)) if "remain" in line)  # not of an epoch's end
 
 
 @pytest.mark.gpu
