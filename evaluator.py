@@ -21,7 +21,11 @@ LINES = (
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("samples", help="folder of PNGs (walked recursively) or .npz: what the model drew")
-    parser.add_argument("reference", help="folder of PNGs or .npz: real images (save_base_dataset.py)")
+    parser.add_argument(
+        "reference",
+        help="folder of PNGs or .npz: real images (save_base_dataset.py); mu and sigma in an .npz, as in ADM's "
+        "reference batches, are what FID compares with",
+    )
     parser.add_argument(
         "--features",
         default="inception",
@@ -60,28 +64,30 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging.contract import check_reference, reference_rule
     from functions.judging.features import of_both
     from functions.judging.metrics_file import metrics_path, write_section
+    from functions.judging.moments import open_reference, usable
     from functions.judging.networks import NETWORKS
     from functions.sampling.contract import check_complete
     from functions.sampling.folders import find_samples, same_images
     from functions.training.distributed import choose_device
 
-    samples, reference = find_samples(args.samples), find_samples(args.reference)
+    samples, (reference, moments) = find_samples(args.samples), open_reference(args.reference)
     if args.classes is not None:
         samples = samples.only(args.classes)
     check_complete(args.samples, samples.labels.tolist(), args.classes is not None)
-    check_reference(args.reference, len(reference))
-    if same_images(samples, reference):
+    check_reference(args.reference, len(reference) if reference else 0)
+    if reference and same_images(samples, reference):
         raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")
     device = choose_device(args.device)
     network = NETWORKS[args.kind](args.classifier or args.inception_weights, models.build, device)
+    moments, aside = usable(moments, network, args.reference, reference is not None, device)
     found, known, notes = of_both(network, samples, reference, args.batch_size, device, args.n_workers)
-    spatial = None if found.spatial is None else (found.spatial, known.spatial)
-    numbers = metrics.compare(found.pool, known.pool, found.logits, spatial)
-    numbers["notes"] += notes
+    spatial = None if found.spatial is None else (found.spatial, known and known.spatial)
+    numbers = metrics.compare(found.pool, known and known.pool, found.logits, spatial, moments)
+    numbers["notes"] += aside + notes
     report(numbers, "[classifier]" if args.kind == "classifier" else "")
     protocol = {
         "features": {"name": network.name, "sha256": network.sha256, **network.protocol},
-        "reference": reference_rule(args.reference, reference.fingerprint),
+        "reference": reference_rule(args.reference, reference and reference.fingerprint, moments and moments.sha256),
         "n_samples": numbers["n_samples"],
     }
     path = metrics_path(args.samples, args.out)
@@ -97,11 +103,12 @@ def main(argv: list[str] | None = None) -> None:
 def report(numbers: dict, tag: str) -> None:
     """The README's lines in its order, those that exist for this network, then KID and notes; aligned on a terminal."""
     lines = [(f"{name}{tag}: ", numbers[key]) for name, key in LINES if numbers[key] is not None]
-    lines += [(f"KID{tag}: ", f"{numbers['kid']} (std over subsets {numbers['kid_std']:.2g})")]
+    if numbers["kid"] is not None:
+        lines += [(f"KID{tag}: ", f"{numbers['kid']} (std over subsets {numbers['kid_std']:.2g})")]
     width = max(len(name) for name, _ in lines) if sys.stdout.isatty() else 0
     for name, value in lines:
         print(f"{name:{width}}{value}")
-    print(f"Images: {numbers['n_samples']} samples, {numbers['n_reference']} reference")
+    print(f"Images: {numbers['n_samples']} samples, {numbers['n_reference'] or 'no'} reference")
     for note in numbers["notes"]:
         print(f"Note: {note}")
 

@@ -11,12 +11,16 @@ from functions.storage.contract import contract, read_contract
 REFERENCE = "reference.json"  # written by save_base_dataset.py beside its images
 
 
-def reference_rule(reference: Path | str, fingerprint: Callable[[], str]) -> dict:
-    """The protocol in the reference folder's reference.json; where there is none, the images' fingerprint."""
+def reference_rule(reference: Path | str, fingerprint: Callable[[], str] | None, moments: str | None = None) -> dict:
+    """The protocol in the reference folder's reference.json; where there is none, the images' fingerprint.
+
+    `moments` is the hash of the mean and covariance that stand for the images, or for the whole of which they are part.
+    """
     path = Path(reference) / REFERENCE
     if path.is_file():
         return read_contract(path, "save_base_dataset.py writes it")["protocol"]
-    return {"fingerprint": fingerprint()}
+    rule = {"moments": moments} if moments else {}
+    return {**rule, "fingerprint": fingerprint()} if fingerprint else rule
 
 
 def check_reference(reference: Path | str, n: int) -> None:

@@ -93,18 +93,20 @@ def save_cached(path: Path, key: str, features: Features) -> None:
 def of_both(
     network: Network,
     samples: SampleSet,
-    reference: SampleSet,
+    reference: SampleSet | None,
     batch_size: int,
     device: torch.device | str,
     n_workers: int | None = None,
-) -> tuple[Features, Features, list[str]]:
-    """Features of the samples and of the reference, which are kept beside it; and notes for people."""
+) -> tuple[Features, Features | None, list[str]]:
+    """Features of the samples and of the reference, if any, which are kept beside it; and notes for people."""
 
     def features(of: SampleSet) -> Features:
         check = network.check and (lambda shape: network.check(shape, of.source))
         return extract(network.run, of, network.channels, batch_size, device, check, n_workers)
 
     found, notes = features(samples), []
+    if reference is None:
+        return found, None, notes
     path = cache_path(reference.source, f"{network.name}-{network.sha256[:8]}")
     key = f"{network.sha256} {reference.fingerprint()}"
     known = load_cached(path, key, device)

@@ -6,6 +6,7 @@ All in float64 but distances, which keep the features' type: on many GPUs float6
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,18 @@ SIDE = 2048  # rows and columns of one block of a distance matrix: 16 MB in floa
 
 # ---- distributions of features ----
 
+Gaussian = tuple[Tensor, Tensor]  # mean (D,), covariance (D,D)
 
-def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+
+class Moments(NamedTuple):
+    """A reference's own mean and covariance of pooled and, unless None, spatial features; the hash of all numbers."""
+
+    sha256: str
+    pool: Gaussian
+    spatial: Gaussian | None
+
+
+def statistics(features: Tensor) -> Gaussian:
     """Mean (D,) and unbiased covariance (D,D) of features (N,D), float64. Raises InputError for fewer than 2 rows."""
     _require(len(features), 2, "a covariance")
     mu = features.mean(0, dtype=torch.float64)
@@ -172,37 +183,68 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
     return within_x + within_y - 2 * xy.mean()
 
 
-def compare(samples: Tensor, reference: Tensor, logits: Tensor, spatial: tuple[Tensor, Tensor] | None = None) -> dict:
+def compare(
+    samples: Tensor,
+    reference: Tensor | None,
+    logits: Tensor,
+    spatial: tuple[Tensor, Tensor | None] | None = None,
+    moments: Moments | None = None,
+) -> dict:
     """All distribution numbers: pooled features (N,D) and (M,D), the SAMPLES' logits (N,K), spatial ones if any.
 
+    With `moments`, of a whole reference of which the images are a part or none (None), FID and sFID are from them.
     `notes` says what a reader must know before comparing: too few images, or a number that does not exist.
     """
-    n, m, dims = len(samples), len(reference), samples.shape[1]
-    precision, recall = precision_recall(samples, reference)
-    kid_mean, kid_std = kid(samples, reference)
-    notes = []
-    if spatial is None:
-        notes.append("sFID does not exist for this feature network: it has no spatial features")
-    if min(n, m) <= dims:
-        notes.append(
-            f"{min(n, m)} images for {dims} feature dimensions: FID is biased upwards, {dims + 1 - min(n, m)} more "
-            "would give a covariance of full rank; compare by KID"
-        )
-    if n != m:
-        notes.append(f"{n} samples against {m} reference images: FID and recall depend on both counts")
-    return {
+    n, m, dims = len(samples), None if reference is None else len(reference), samples.shape[1]
+    beside = _beside_images(samples, reference)  # first: it refuses sets that are too small
+    known = moments.pool if moments else statistics(reference)
+    numbers = {
         "n_samples": n,
         "n_reference": m,
         "inception_score": inception_score(logits),
-        "fid": fid(*statistics(samples), *statistics(reference)),
-        "sfid": None if spatial is None else fid(*statistics(spatial[0]), *statistics(spatial[1])),
-        "precision": precision,
-        "recall": recall,
-        "kid": kid_mean,
-        "kid_std": kid_std,
-        "interval": {"precision": wilson(round(precision * n), n), "recall": wilson(round(recall * m), m)},
-        "notes": notes,
+        "fid": fid(*statistics(samples), *known),
+        "sfid": None,
+        **beside,
     }
+    notes, fewest = [], n if moments else min(n, m)
+    known = spatial and _known(spatial[1], moments and moments.spatial)
+    if known:
+        numbers["sfid"] = fid(*statistics(spatial[0]), *known)
+    elif spatial:
+        notes.append("sFID: the reference has neither mu_s and sigma_s nor images")
+    else:
+        notes.append("sFID does not exist for this feature network: it has no spatial features")
+    if fewest <= dims:
+        notes.append(
+            f"{fewest} images for {dims} feature dimensions: FID is biased upwards, {dims + 1 - fewest} more "
+            "would give a covariance of full rank; compare by KID"
+        )
+    if moments:
+        notes.append(
+            "FID is against the reference's mu and sigma, of images whose number it does not say"
+            + ("" if moments.spatial or not known else "; sFID, without mu_s and sigma_s, against its images")
+        )
+        rest = f"its {m} images" if m else "nothing: it has no images (arr_0)"
+        notes.append(f"precision, recall and KID are against {rest}")
+    elif n != m:
+        notes.append(f"{n} samples against {m} reference images: FID and recall depend on both counts")
+    return {**numbers, "notes": notes}
+
+
+def _known(spatial: Tensor | None, moments: Gaussian | None) -> Gaussian | None:
+    """The Gaussian of the reference's spatial features: as it brings it, or of its images; None without both."""
+    return moments or (None if spatial is None else statistics(spatial))
+
+
+def _beside_images(samples: Tensor, reference: Tensor | None) -> dict:
+    """What only images can tell, or None of each."""
+    if reference is None:
+        return dict.fromkeys(("precision", "recall", "kid", "kid_std", "interval"))
+    precision, recall = precision_recall(samples, reference)
+    kid_mean, kid_std = kid(samples, reference)
+    n, m = len(samples), len(reference)
+    interval = {"precision": wilson(round(precision * n), n), "recall": wilson(round(recall * m), m)}
+    return {"precision": precision, "recall": recall, "kid": kid_mean, "kid_std": kid_std, "interval": interval}
 
 
 def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
