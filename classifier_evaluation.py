@@ -37,9 +37,11 @@ def default_classifier(dataset: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    import torch
+
     import models
-    from functions.judging import metrics
-    from functions.judging.classifier import classifier_protocol, feature_network, load_classifier, require_shape
+    from functions.judging import classifier, metrics
+    from functions.judging.classifier import feature_network, load_classifier, noting_colours
     from functions.judging.features import extract
     from functions.judging.metrics_file import metrics_path, write_section
     from functions.sampling.contract import check_complete
@@ -57,16 +59,17 @@ def main(argv: list[str] | None = None) -> None:
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
 
     device = choose_device(args.device)
-    check = lambda shape: require_shape(record, shape, args.sample_path)
-    logits = extract(
-        feature_network(model.to(device)), samples, record["shape"][0], args.batch_size, device, check
-    ).logits
-    logits = logits.cpu()
+    check = lambda shape: classifier.require_shape(record, shape, args.sample_path)
+    colours = []
+    network = noting_colours(feature_network(model.to(device)), colours)
+    logits = extract(network, samples, record["shape"][0], args.batch_size, device, check).logits.cpu()
+    one_colour = torch.cat(colours).cpu()
     numbers = metrics.forgetting(logits[forgotten], label)
     by_class = metrics.class_accuracy(logits[kept], samples.labels[kept]) if len(kept) else {}
-    report(numbers, by_class, record)
-    protocol = {"judge": classifier_protocol(record), "n_samples": numbers["n"]}
-    section = {"forgotten": numbers, "kept": by_class}
+    notes = constant(samples.labels, one_colour, label, forgotten)
+    report(numbers, by_class, record, notes)
+    protocol = {"judge": classifier.classifier_protocol(record), "n_samples": numbers["n"]}
+    section = {"forgotten": numbers, "kept": by_class, "notes": notes}
     path = metrics_path(args.sample_path, args.out)
     write_section(path, "classifier_evaluation", section, args.sample_path, protocol, {"class": label})
     print(f"Saved {path}")
@@ -85,7 +88,16 @@ def select(labels, label: int, n_classes: int, source: str):
     return (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
 
 
-def report(numbers: dict, by_class: dict, record: dict) -> None:
+def constant(labels, one_colour, label: int, forgotten) -> list[str]:
+    """Notes on classes whose images are each of one colour: nothing is drawn, which is no class, and no failure."""
+    classes = {c: labels == c for c in labels.unique().tolist() if c not in (label, -1)}
+    notes = [f"all images of class {c} are of one colour" for c, own in classes.items() if one_colour[own].all()]
+    if one_colour[forgotten].all():
+        notes.insert(0, f"all images of class {label} are of one colour: UA is of constant pictures")
+    return notes
+
+
+def report(numbers: dict, by_class: dict, record: dict, notes: list[str]) -> None:
     """The published three lines, then what they leave open."""
     interval = {key: f"[{low:.4f}, {high:.4f}]" for key, (low, high) in numbers["interval"].items()}
     print("Classifier evaluation:")
@@ -101,6 +113,8 @@ def report(numbers: dict, by_class: dict, record: dict) -> None:
     for c, row in by_class.items():
         print(f"Accuracy of class {c}: {row['accuracy']:.4f} ({row['n']} samples)")
     print(f"Judge: {record['dataset']} {record['arch']}, test accuracy {record['test_accuracy']:.4f}")
+    for note in notes:
+        print(f"Note: {note}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         given if given is not None else default for given, default in zip((args.epochs, args.lr), own)
     )
     for flag in ("epochs", "batch_size", "lr", "width"):
-        if getattr(args, flag) <= 0:
-            raise InputError(f"--{flag} {getattr(args, flag)}: wanted more than 0")
+        if not 0 < getattr(args, flag) < math.inf:
+            raise InputError(f"--{flag} {getattr(args, flag)}: wanted a number above 0")
     return args
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from functions.arrays import read_npy
 from functions.errors import InputError
 from functions.files import read_json, write_json
 from functions.randomness import order_generator
@@ -177,7 +178,7 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
     if not path.is_file():
         raise InputError(f"{path}: no such index file ({key})")
     try:
-        loaded = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_json(path)
+        loaded = read_npy(path) if path.suffix == ".npy" else read_json(path)
         sources = []
         if isinstance(loaded, dict) and {"dataset", "indices"} <= set(loaded):
             sources.append({key: value for key, value in loaded.items() if key != "indices"})
@@ -185,8 +186,8 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
         array = np.asarray(loaded)
     except InputError:
         raise
-    except (ValueError, EOFError) as error:
-        # broken or pickled .npy, lists of unequal lengths
+    except ValueError as error:
+        # lists of unequal lengths
         raise InputError(f"{path}: neither a JSON list nor an .npy array of indices ({error})") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise InputError(

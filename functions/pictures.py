@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,19 @@ GREY = {"1", "L"}
 COLOUR = {"RGB", "P", "CMYK", "YCbCr"}
 ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 # What Pillow raises for a file that is not, or no longer, an image.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+# 8192 x 8192, 200 MB as RGB. Pillow warns of more, and of twice as many says no: here the warning is an error.
+Image.MAX_IMAGE_PIXELS = 1 << 26
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 FOLDER, LINK, PICTURE, NOTHING = "folder", "link", "picture", "nothing"
 HIDDEN, DANGLING, SPECIAL, COUNTED, OTHER = (
@@ -159,7 +172,19 @@ def is_grey(image: Image.Image, path: Path | str) -> bool:
     return image.mode in GREY
 
 
-def read(path: Path | str) -> Image.Image:
-    """The picture in mode L where it is grey, otherwise RGB."""
+def size(path: Path | str) -> tuple[int, int]:
+    """(width, height), from its header."""
     with opened(path) as image:
+        return image.size
+
+
+def read(path: Path | str, wanted: tuple[int, int] | None = None, of: Path | str = "") -> Image.Image:
+    """The picture in mode L where it is grey, otherwise RGB.
+
+    With `wanted`, the size of the picture `of`, raises InputError for one of another size before it is decoded.
+    """
+    with opened(path) as image:
+        if wanted is not None and image.size != wanted:
+            found, other = ("x".join(map(str, s)) for s in (image.size, wanted))
+            raise InputError(f"{path}: {found} pixels, but {of} has {other}: one size wanted")
         return image.convert("L" if is_grey(image, path) else "RGB")

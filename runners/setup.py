@@ -17,6 +17,7 @@ from functions.config.schema import Config
 from functions.config.selection import is_class, selection_name
 from functions.errors import InputError
 from functions.files import sha256_bytes, sha256_file
+from functions.memory import check_room
 from functions.randomness import key_seed
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
@@ -94,6 +95,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
         source, model = None, _fresh(cfg, meta, pretrained)
     else:
         source, model = original.hash, original.model(dropout=not cfg.unlearn or cfg.unlearn.dropout)
+    _check_batches(cfg, images, model)
     diffusion = cfg.diffusion.model_dump() if fresh and cfg.diffusion else original and original.meta["diffusion"]
     task = world.task(images.n_classes, diffusion, encoder).to(device)
     images = images.to(device)
@@ -108,6 +110,18 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     preview, validate = world.preview(cfg, task, images), world.validate(cfg, images, val)
     model = model.to(device)
     return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)
+
+
+def _check_batches(cfg: Config, images: Images, model: nn.Module) -> None:
+    """Raises InputError for batches of which one activation, that of the first convolution, would not fit."""
+    first = next((p for p in model.parameters() if p.ndim == 4), None)
+    maps = 1 if first is None else len(first) // 16  # of a quarter of the side, where the model is for large images
+    channels, height, width = images.shape
+    each = 4 * height * width * max(channels, maps)
+    for name in ("training", "fisher", "saliency"):
+        if section := getattr(cfg, name):
+            parts = section.accumulate if name == "training" else 1
+            check_room(f"{name}.batch_size", section.batch_size // parts, "images at once", each)
 
 
 def _rhythm(cfg: Config) -> dict:

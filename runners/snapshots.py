@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from datasets.split import save_indices
 from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
@@ -95,7 +97,7 @@ def _resumed(run) -> int:
     folder.go_on(dump_config(run.cfg), start)
     folder.say(f"resuming {folder.path} at step {start}")
     if is_due(run, start) and folder.writes and not _preview_path(run, start).exists():
-        _preview(run, start)
+        _write_preview(run, start, _drawn(run, start))
     return start
 
 
@@ -139,20 +141,29 @@ def save(run, done: int, look: bool = True) -> None:
     if run.extra is not None:
         state["extra"] = run.extra.state_dict()
     meta = {**run.meta, "cost": run.cost.record()}
+    grid = _drawn(run, done) if look else None  # first: who cannot draw is not saved
     if run.validate is not None and look:
         meta["val_accuracy"] = val_accuracy(run, done)
     checkpoint.save(run.folder.path, done, weights, state, meta, run.cfg.training.keep, run.materials.indices)
-    if look:
-        _preview(run, done)
+    _write_preview(run, done, grid)
 
 
 def _preview_path(run, done: int) -> Path:
     return run.folder.path / "previews" / f"step_{done:07d}.png"
 
 
-def _preview(run, done: int) -> None:
-    if run.preview is not None:
-        grid = run.preview(run.plain if run.ema is None else run.ema.module)
+def _drawn(run, done: int) -> Tensor | None:
+    """The preview of snapshot `done`, where the run has one."""
+    if run.preview is None:
+        return None
+    try:
+        return run.preview(run.plain if run.ema is None else run.ema.module)
+    except InputError as error:
+        raise diverged(run.folder.path, f"preview of step {done}: {error}") from None
+
+
+def _write_preview(run, done: int, grid: Tensor | None) -> None:
+    if grid is not None:
         sheet.save(grid, _preview_path(run, done))
 
 

@@ -7,8 +7,6 @@ n_test, sha256 of the .pth, version, and how it was trained.
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,10 @@ from torch import Tensor, nn
 
 from functions.errors import InputError
 from functions.files import read_json, sha256_bytes, write_atomic, write_json
+from functions.finite import check_finite
 from functions.judging.features import Features
+from functions.storage.checkpoint import load_into
+from functions.storage.pickles import load_torch, tensors_by_name
 
 NEEDED = ("dataset", "arch", "model", "classes", "shape", "preprocessing", "test_accuracy", "n_test", "sha256")
 
@@ -28,7 +29,11 @@ def classifier_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
 
 
 def save_classifier(path: Path | str, model: nn.Module, record: dict) -> None:
-    """Weights, then the JSON with their hash, each atomically: a new .pth never passes with an old JSON."""
+    """Weights, then the JSON with their hash, each atomically: a new .pth never passes with an old JSON.
+
+    Raises InputError for weights and statistics that are not finite, before anything is written.
+    """
+    check_finite(f"{path}: not saved", model.state_dict(), "its training diverged (--lr)")
     buffer = io.BytesIO()
     torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, buffer)
     data = buffer.getvalue()
@@ -61,10 +66,8 @@ def load_classifier(path: Path | str, build: Callable[[dict], nn.Module]) -> tup
             f"{path}: cut short or changed, its sha256 is not the one in {Path(path).with_suffix('.json')}"
         )
     model = build(record["model"])
-    try:
-        model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: not the weights of {record['model']} ({str(error).splitlines()[0]})") from None
+    weights = tensors_by_name(load_torch(io.BytesIO(data), path), path)
+    load_into(model, weights, f"{path} (model {record['model']})")
     return model.eval().requires_grad_(False), record
 
 
@@ -76,6 +79,16 @@ def feature_network(model: nn.Module) -> Callable[[Tensor], Features]:
         return Features(pool=pool, logits=model.classify(pool))
 
     return network
+
+
+def noting_colours(network: Callable[[Tensor], Features], one_colour: list[Tensor]) -> Callable[[Tensor], Features]:
+    """The network, that also appends to `one_colour` which images (B,) of each batch are of one colour."""
+
+    def noting(x: Tensor) -> Features:
+        one_colour.append((x.amax((2, 3)) == x.amin((2, 3))).all(1))
+        return network(x)
+
+    return noting
 
 
 def classifier_protocol(record: dict) -> dict:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from functions.files import write_atomic
+from functions.finite import bad_values, check_finite
 from functions.progress import Progress
 from functions.sampling.folders import SampleSet
 
@@ -60,7 +61,14 @@ def extract(
                 check(tuple(x.shape[1:]))
             parts.append(network(x.to(device).float() / 255))
             bar.update(len(x))
-    return Features(*(None if of[0] is None else torch.cat(of).float() for of in zip(*parts, strict=True)))
+    found = Features(*(None if of[0] is None else torch.cat(of).float() for of in zip(*parts, strict=True)))
+    check_finite(f"features of {samples.source}", present(found), "the network that judges diverged")
+    return found
+
+
+def present(features: Features) -> dict[str, Tensor]:
+    """Those that there are, by name."""
+    return {name: t for name, t in features._asdict().items() if t is not None}
 
 
 def cache_path(source: Path, network: str) -> Path:
@@ -78,7 +86,8 @@ def load_cached(path: Path, key: str, device: torch.device | str = "cpu") -> Fea
             if (file.metadata() or {}).get("key") != key:
                 return None
             names = file.keys()
-            return Features(**{name: file.get_tensor(name) for name in names})
+            found = Features(**{name: file.get_tensor(name) for name in names})
+            return None if bad_values(present(found)) else found
     except SafetensorError:
         # cut short by hand or by another program: computing anew is the remedy
         return None
@@ -86,7 +95,7 @@ def load_cached(path: Path, key: str, device: torch.device | str = "cpu") -> Fea
 
 def save_cached(path: Path, key: str, features: Features) -> None:
     """Keep features under `key`, the fingerprint of the images."""
-    tensors = {name: t.cpu().contiguous() for name, t in features._asdict().items() if t is not None}
+    tensors = {name: t.cpu().contiguous() for name, t in present(features).items()}
     write_atomic(path, save(tensors, metadata={"key": key}))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from functions.errors import InputError
 from functions.judging.features import Features
 from functions.storage.fetch import PublicFile
+from functions.storage.pickles import load_torch
 
 # The first 8 digits are in the file's name, by torch.hub's convention; the whole hash is that of the copy on the
 # Hugging Face hub (RaphaelLiu/EvalCrafter-Models, pt_inception-2015-12-05-6726825d.pth).
@@ -62,13 +62,8 @@ def torch_network(path: Path, device: torch.device) -> Callable[[Tensor], Featur
 
 def _own_copy(path: Path) -> io.BytesIO:
     """The tensors in `path`, written anew: torch-fidelity unpickles what it is given, so it is given our own bytes."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a file of weights alone ({reason})") from None
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(load_torch(path, path), buffer)
     buffer.seek(0)
     return buffer
 

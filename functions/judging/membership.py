@@ -252,7 +252,12 @@ def u_lira(phi: Tensor, unlearned: Tensor, out: Tensor, fpr: float = 0.01, seed:
     leave no room for one false positive, or where there is no unlearned score.
     """
     scores, variance = lira_scores(phi, unlearned, out)
-    fine = scores.isfinite()
+    fine = scorable(unlearned, out)
+    if lost := int((fine & ~scores.isfinite()).sum()):
+        raise InputError(
+            f"U-LiRA: {lost} of {int(fine.sum())} scores are NaN or infinite: the other models of an example agree to "
+            "the last digit, or phi is not finite"
+        )
     pairs = [(s[f & u], s[f & o]) for s, f, u, o in zip(scores, fine, unlearned, out)]
     pairs = [(positive, negative) for positive, negative in pairs if len(positive) + len(negative)]
     positive, negative = (torch.cat(list(part)) for part in zip(*pairs)) if pairs else (scores[:0, 0],) * 2

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
+from functions.finite import check_finite
 from functions.progress import each
 from functions.randomness import keyed_generator
 
@@ -114,6 +115,8 @@ def precision_recall(samples: Tensor, reference: Tensor, k: int = 3) -> tuple[fl
     centre = reference.mean(0)
     samples, reference = samples - centre, reference - centre
     radii_s, radii_r = radii(samples, k), radii(reference, k)
+    # an infinite radius would hold every point
+    check_finite("distances between features", {"samples": radii_s, "reference": radii_r}, "the features are too large")
     inside_s, inside_r = (torch.zeros(len(a), dtype=torch.bool, device=a.device) for a in (samples, reference))
     starts_s, starts_r = (range(0, len(a), SIDE) for a in (samples, reference))
     for i, j in _bar([(i, j) for i in starts_s for j in starts_r], "precision and recall"):
@@ -228,6 +231,8 @@ def compare(
         notes.append(f"precision, recall and KID are against {rest}")
     elif n != m:
         notes.append(f"{n} samples against {m} reference images: FID and recall depend on both counts")
+    if bad := [key for key, value in numbers.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise InputError(f"{', '.join(bad)}: NaN or infinite: the features are too large to compare")
     return {**numbers, "notes": notes}
 
 

@@ -17,6 +17,7 @@ from functions.locks import remove_leftovers, sharers, sharing_folder
 from functions.pictures import any_below
 from functions.storage.contract import contract, read_contract
 
+MOST = 2_000_000  # images of one command: ImageNet's 1000 classes of 500 are a quarter
 GENERATION = "samples.json"  # written by sample.py beside its images
 
 
@@ -35,9 +36,15 @@ def check_checkpoint(cfg: Config, meta: dict) -> None:
 def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, classes: list[int]) -> dict:
     """How these images are made: by the `kind` weights (ema or raw) whose hash is `checkpoint`.
 
-    Settings that their sampler does not read are null, so that they part nothing.
+    Settings that their sampler does not read are null, so that they part nothing. Raises InputError for more images
+    than one command can keep account of.
     """
     s = cfg.sampling
+    if (n := len(classes) * s.n_samples_per_class) > MOST:
+        raise InputError(
+            f"sampling.n_samples_per_class: {s.n_samples_per_class:,} of {len(classes)} classes are {n:,} images; at "
+            f"most {MOST:,} in one command (--n_samples_per_class, --classes_to_generate)"
+        )
     general = s.sample_type == "generalized"
     protocol = {
         "sampler": s.sample_type,

@@ -5,12 +5,11 @@ Files are listed and counted first, decoded by threads while the network works, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-import zipfile
-import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +19,14 @@ import torch
 from torch import Tensor
 
 from functions import pictures
+from functions.arrays import read_npz
 from functions.config.classes import parse_classes
 from functions.errors import InputError
 from functions.files import natural
 
 UNKNOWN = -1  # the label of an image whose folder's name is no integer
 AHEAD = 2  # batches decoded while one is in use
+BATCH = 1 << 30  # bytes of one batch of decoded pictures
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,13 @@ class SampleSet:
         if self.array is not None:
             yield from (self._fit(part, channels) for part in self.array.split(batch_size))
             return
-        size, first = None, None
-        decoded = _decoded(self.paths, batch_size, channels, n_workers or _n_cpus())
-        for paths, images in zip(_chunks(self.paths, batch_size), decoded):
-            for path, image in zip(paths, images, strict=True):
-                size, first = size or image.shape[:2], first or path
-                if image.shape[:2] != size:
-                    raise InputError(
-                        f"{path}: {_size(image.shape)} pixels, but {first} has {_size(size)}: one size wanted"
-                    )
+        first = self.paths[0]
+        width, height = pictures.size(first)
+        if (needed := width * height * channels * batch_size) > BATCH:
+            at_once = f"{batch_size} at once are {needed:,} bytes, wanted at most {BATCH:,} (--batch_size)"
+            raise InputError(f"{first}: {width}x{height} pixels: {at_once}")
+        read = functools.partial(decode, channels=channels, size=(width, height), first=first)
+        for images in _decoded(self.paths, batch_size, read, n_workers or _n_cpus()):
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def only(self, text: str) -> SampleSet:
@@ -126,11 +125,7 @@ def same_images(one: SampleSet, two: SampleSet) -> bool:
 
 def _read_npz(source: Path) -> SampleSet:
     """`arr_0` uint8 NHWC, `arr_1` (N,) integer labels where there are any; never a pickle."""
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            arrays = [file[name] for name in ("arr_0", "arr_1") if name in file.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{source}: not a readable .npz file ({error})") from None
+    arrays = list(read_npz(source, ("arr_0", "arr_1")).values())
     if not arrays or arrays[0].dtype != np.uint8 or arrays[0].ndim != 4 or arrays[0].shape[3] not in (1, 3):
         got = f"{arrays[0].dtype} {arrays[0].shape}" if arrays else "no such array"
         raise InputError(f"{source}: arr_0 is {got}, wanted uint8 (N,H,W,C) with 1 or 3 channels")
@@ -146,12 +141,13 @@ def _read_npz(source: Path) -> SampleSet:
     return SampleSet(source, labels, array=torch.from_numpy(arrays[0]))
 
 
-def decode(path: Path, channels: int) -> np.ndarray:
+def decode(path: Path, channels: int, size: tuple[int, int] | None = None, first: Path | str = "") -> np.ndarray:
     """One picture as uint8 (H,W,C). Grey and palette images become what `channels` (1 or 3) needs.
 
-    Raises InputError with the file's name: what `pictures.read` refuses, or colour where grey is read.
+    Raises InputError with the file's name: what `pictures.read` refuses, another `size` than the `first` one's, or
+    colour where grey is read.
     """
-    image = pictures.read(path)
+    image = pictures.read(path, size, first)
     grey, pixels = image.mode == "L", np.array(image)
     pixels = pixels[..., None] if grey else pixels
     if channels == 1 and not grey:
@@ -171,13 +167,13 @@ def _n_cpus() -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _decoded(paths: tuple[Path, ...], batch_size: int, channels: int, n_workers: int) -> Iterator[list[np.ndarray]]:
+def _decoded(paths: tuple[Path, ...], batch_size: int, read: Callable, n_workers: int) -> Iterator[list[np.ndarray]]:
     """Batches of decoded images, a bounded number of them ahead of the reader."""
     with ThreadPoolExecutor(n_workers) as pool:
         pending = deque()
         try:
             for chunk in _chunks(paths, batch_size):
-                pending.append([pool.submit(decode, path, channels) for path in chunk])
+                pending.append([pool.submit(read, path) for path in chunk])
                 if len(pending) > AHEAD:
                     yield [future.result() for future in pending.popleft()]
             while pending:
@@ -195,7 +191,3 @@ def _label(path: Path) -> int:
     """The class: the name of the folder in which the picture, or the link to it, stands."""
     name = Path(os.path.abspath(path)).parent.name
     return int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else UNKNOWN
-
-
-def _size(shape: tuple) -> str:
-    return f"{shape[1]}x{shape[0]}"

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from functions.config.schema import Sampling
 from functions.errors import InputError
+from functions.finite import bad_rows
+from functions.memory import check_room
 from functions.progress import Progress
 from functions.randomness import keyed_generator
 from functions.tasks import Denoising, Draw
@@ -158,7 +160,8 @@ def generate(
     `shape` is that of what the model draws, `task.encoder.shape` of the images' own.
 
     `progress` is told after each step how many images' worth of work it was. On a CPU a batch goes through in groups,
-    some at once; images are independent, so nothing else changes. The model's mode is restored.
+    some at once; images are independent, so nothing else changes. The model's mode is restored. Raises InputError for
+    images that are not finite: as pictures they would be black.
     """
     keys = [(int(c), int(k)) for c, k in zip(labels, indices, strict=True)]
     draw = functools.partial(_reverse, task, model, shape=shape, cfg=cfg, seed=seed)
@@ -168,6 +171,12 @@ def generate(
         else:
             z = draw(keys, progress=progress)
         images = torch.cat([task.encoder.decode(part) for part in z.split(DECODED)])
+    if bad := bad_rows(images):
+        c, k = keys[bad[0]]
+        raise InputError(
+            f"{len(bad)} of {len(keys)} images are NaN or infinite (first: image {k} of class {c}): the model diverged,"
+            f" or the guidance {cfg.cond_scale:g} is too much for it (--cond_scale)"
+        )
     return images.clone()  # an ordinary tensor again, that callers may change
 
 
@@ -234,6 +243,7 @@ def generate_all(
 
     What is `there` by the time of its batch, drawn by another process, is left out.
     """
+    check_room("sampling.batch_size", min(cfg.batch_size, len(wanted)), "images at once", 8 * math.prod(shape))
     with Progress("sampling", len(wanted), "images", leave=True) as bar:
         for i in range(0, len(wanted), cfg.batch_size):
             asked = wanted[i : i + cfg.batch_size]

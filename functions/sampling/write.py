@@ -14,10 +14,12 @@ from torch import Tensor
 
 from functions.config.schema import Sampling
 from functions.config.selection import forgotten_classes
+from functions.errors import InputError
 from functions.files import temporary_name, write_json
 from functions.locks import writing_file
+from functions.pictures import any_below
 from functions.sampling import sheet
-from functions.sampling.contract import drawing
+from functions.sampling.contract import GENERATION, drawing
 from functions.training import distributed
 
 Pairs = Sequence[tuple[int, int]]  # (class c, number k) of images
@@ -41,7 +43,13 @@ def write_folder(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], mad
     with distributed.held_by_first(lambda: drawing(out, made)) as others:
         # beside another process from the other end: the two meet once
         own = distributed.share(wanted[::-1] if others else wanted)
-        write_images(out, draw(own), cfg.minmax)
+        try:
+            write_images(out, draw(own), cfg.minmax)
+        except InputError:
+            # the model draws no images: where there are none, other settings may be asked for next
+            if not any_below(out):
+                (out / GENERATION).unlink(missing_ok=True)
+            raise
         distributed.agree({"command": "sample"})  # nobody leaves before all have written
 
 

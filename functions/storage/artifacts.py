@@ -17,10 +17,9 @@ from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import Mask
 from functions.errors import InputError
 from functions.files import stream_atomic
-from functions.storage.checkpoint import plain_names
 from functions.storage.pickles import load_tensor_dict, load_torch
 from functions.storage.provenance import Shapes, check_pair, check_provenance, check_shapes
-from functions.storage.tensors import write_tensors
+from functions.storage.tensors import plain_names, write_tensors
 
 CHUNK = 1 << 22  # weights packed at once: what is extra stays small beside them
 

@@ -7,7 +7,6 @@ safetensors under the plain model's names; `state.pt` holds tensors and numbers 
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +19,12 @@ from torch import Tensor
 
 from functions.errors import InputError
 from functions.files import read_json, sha256_file, stream_atomic, temporary_name, write_atomic, write_json
-from functions.storage.tensors import write_tensors
+from functions.finite import check_finite
+from functions.storage.pickles import load_torch
+from functions.storage.tensors import plain_names, write_tensors
 
-WRAPPERS = ("module.", "_orig_mod.")
 FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
 INDICES, STATE = "indices.safetensors", "state.pt"
-
-
-def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip what DataParallel, DistributedDataParallel and torch.compile put before names."""
-    plain = {}
-    for name, tensor in state.items():
-        while name.startswith(WRAPPERS):
-            name = name[len(next(w for w in WRAPPERS if name.startswith(w))) :]
-        plain[name] = tensor
-    return plain
 
 
 def save(
@@ -51,6 +41,8 @@ def save(
     `weights` maps `raw` and, where there is one, `ema` to state dicts; `indices` are those of `load_indices`. The
     files' hashes are added to `meta`.
     """
+    for kind, tensors in weights.items():
+        check_finite(f"{run}: {kind} weights of step {step}", tensors)
     ckpts = Path(run) / "ckpts"
     final = ckpts / f"step_{step:07d}"
     temporary = temporary_name(final)
@@ -150,10 +142,7 @@ class Snapshot:
         """Optimiser state and data positions, onto the CPU."""
         path = self.path / STATE
         check_hash(path, self.meta["files"][STATE])
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise InputError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+        return load_torch(path, path)
 
     def indices(self) -> dict[str, Tensor] | None:
         """The data of the run, sorted int64 indices into the training part of its data set; None: all, an older file.
@@ -213,7 +202,7 @@ def check_hash(path: Path, wanted: str) -> None:
 
 
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Strict loading; a mismatch is one line with the count and the first five names."""
+    """Strict loading; what does not fit, or is NaN or infinite, is one line with the count and the first five names."""
     own = model.state_dict()
     wrong = [
         n
@@ -222,4 +211,5 @@ def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -
     ]
     if wrong:
         raise InputError(f"{source}: {len(wrong)} tensors do not fit the model: {', '.join(wrong[:5])}")
+    check_finite(source, weights)
     model.load_state_dict(weights)

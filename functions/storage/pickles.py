@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
-import re
+import struct
+import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from functions.errors import InputError
 from functions.files import stream_atomic
-from functions.storage.checkpoint import plain_names
+from functions.storage.inspection import inspect, misfit, refused, scan, unwanted
+from functions.storage.tensors import plain_names
 
 # What unpicklers, torch's too, raise for a stream that is cut or altered.
 BROKEN = (
@@ -34,16 +36,27 @@ BROKEN = (
     RuntimeError,
     OverflowError,
     MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
 def load_torch(file: Path | str | BinaryIO, source: Path | str) -> object:
-    """What `torch.save` wrote: tensors, numbers and containers, on the CPU. Raises InputError for code and damage."""
+    """What `torch.save` wrote: tensors, numbers and containers, on the CPU.
+
+    Raises InputError for code, named as the file calls it, for damage, and for what would take more room than the file.
+    """
+    if isinstance(file, (Path, str)):
+        with open(file, "rb") as opened:
+            return load_torch(opened, source)
     try:
+        inspect(file, source)
+        file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except BROKEN as error:
-        if wanted := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
-            raise refused(source, wanted[1]) from None
         raise InputError(f"{source}: damaged or not a file of torch.save ({reason(error)})") from None
 
 
@@ -58,7 +71,7 @@ def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
     data = path.read_bytes()
     try:
         # BUILD sets attributes of what is on the stack, and a dict of tensors has no use for it.
-        if any(opcode.name == "BUILD" for opcode, _, _ in pickletools.genops(data)):
+        if "BUILD" in scan(io.BytesIO(data), path):
             raise refused(path, "BUILD")
         found = TensorUnpickler(data, path).load()
     except InputError:
@@ -89,37 +102,60 @@ class TensorPickler(pickle.Pickler):
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """A pickle that may call what tensors are made of and nothing else."""
+    """A pickle that may call what tensors are made of and nothing else, and take no more room than it has itself.
+
+    Its calls can be repeated at a few bytes each: the bytes that they are given count, as text and as a storage.
+    """
 
     def __init__(self, data: bytes, source: Path):
         super().__init__(io.BytesIO(data))
-        self.source = source
+        self.source, self.left = source, 3 * len(data)
         self.allowed = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+            ("collections", "OrderedDict"): empty,
+            ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
             ("torch.storage", "_load_from_bytes"): self.storage,
-            ("_codecs", "encode"): latin1,
+            ("_codecs", "encode"): self.latin1,
         }
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.allowed:
-            raise refused(self.source, f"{module}.{name}")
+            raise unwanted(self.source, module, name)
         return self.allowed[module, name]
 
     def storage(self, data: bytes) -> object:
         """torch's own `_load_from_bytes` would run code in `data`."""
+        self.take(len(data))
         found = load_torch(io.BytesIO(data), self.source)
         if not torch.is_storage(found):
             raise InputError(f"{self.source}: wanted the storage of a tensor, got a {type(found).__name__}")
         return found
 
+    def tensor(self, storage: object, offset: int, shape: tuple, stride: tuple, *rest: object) -> Tensor:
+        """torch's own makes the storage larger where the shape asks for it."""
+        n = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+        if complaint := misfit(n, offset, shape, stride):
+            raise InputError(f"{self.source}: {complaint}")
+        return torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, *rest)
 
-def latin1(text: str, encoding: str) -> bytes:
-    """How protocols 0 to 2 write bytes; `_codecs.encode` itself knows more encodings, compressed ones among them."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
+    def latin1(self, text: str, encoding: str) -> bytes:
+        """How protocols 0 to 2 write bytes; `_codecs.encode` knows more encodings, compressed ones among them."""
+        if encoding != "latin1":
+            raise ValueError(f"bytes encoded as {encoding}")
+        self.take(len(text))
+        return text.encode("latin1")
+
+    def take(self, n: int) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise InputError(f"{self.source}: refused: its calls take more room than the file itself")
+
+
+def empty(*items: object) -> OrderedDict:
+    """An OrderedDict as torch writes it; filled at once, one could be copied again and again."""
+    if items:
+        raise ValueError("an OrderedDict with arguments")
+    return OrderedDict()
 
 
 def tensors_by_name(found: object, source: Path | str) -> dict[str, Tensor]:
@@ -132,11 +168,6 @@ def tensors_by_name(found: object, source: Path | str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(f"{source}: {name}: wanted a tensor by name, got a {type(value).__name__}")
     return found
-
-
-def refused(source: Path | str, wanted: str) -> InputError:
-    """The line for a pickle that asks for more than data."""
-    return InputError(f"{source}: refused, nothing of it was run: it calls {wanted}, and data needs no such thing")
 
 
 def reason(error: BaseException) -> str:

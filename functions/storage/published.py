@@ -13,8 +13,10 @@ from torch import Tensor
 
 from functions.errors import InputError
 from functions.files import stream_atomic
-from functions.storage.checkpoint import FILES, Snapshot, plain_names
+from functions.finite import check_finite
+from functions.storage.checkpoint import FILES, Snapshot
 from functions.storage.pickles import load_torch, tensors_by_name
+from functions.storage.tensors import plain_names
 
 Weights = dict[str, dict[str, Tensor]]  # `raw` and, where there is one, `ema`
 ADAM_GROUP = ("lr", "betas", "eps", "weight_decay", "amsgrad", "params")  # known to every version of torch
@@ -41,7 +43,16 @@ def load_list(path: Path | str) -> tuple[Weights, int]:
 
 
 def save_list(path: Path | str, weights: Weights, optimizer: dict, step: int) -> None:
-    """The list after `step` updates, with the names that the published code expects. Atomic."""
+    """The list after `step` updates, with the names that the published code expects. Atomic.
+
+    Raises InputError for weights, or a state of the optimiser, that are not finite.
+    """
+    for kind, tensors in weights.items():
+        check_finite(f"{path}: not written: {kind} weights", tensors)
+    moments = {f"{i}.{key}": t for i, of in optimizer["state"].items() for key, t in of.items()}
+    check_finite(
+        f"{path}: not written: the optimiser's state", {k: t for k, t in moments.items() if torch.is_tensor(t)}
+    )
     states = [wrapped_names(weights["raw"]), optimizer, step - 1]
     if "ema" in weights:
         states.append(weights["ema"])

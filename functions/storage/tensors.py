@@ -23,7 +23,18 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+WRAPPERS = ("module.", "_orig_mod.")
 ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
+
+
+def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Strip what DataParallel, DistributedDataParallel and torch.compile put before names."""
+    plain = {}
+    for name, tensor in state.items():
+        while name.startswith(WRAPPERS):
+            name = name[len(next(w for w in WRAPPERS if name.startswith(w))) :]
+        plain[name] = tensor
+    return plain
 
 
 def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

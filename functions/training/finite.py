@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from functions.finite import bad_values
+
 
 class Latch:
     """The first step whose numbers were not finite, kept on the device: a step copies nothing to the host."""
@@ -24,7 +26,10 @@ class Latch:
         bad = int(self.first_bad)
         if bad >= 0:
             return f"the loss became NaN or infinite at step {bad}"
-        state = [t for t in model.state_dict().values() if t.is_floating_point()]  # BatchNorm's statistics too
-        if torch.stack(torch._foreach_norm(state)).isfinite().all():
+        state = model.state_dict()  # BatchNorm's statistics too
+        norms = torch._foreach_norm([t for t in state.values() if t.is_floating_point()])
+        if torch.stack(norms).isfinite().all():
             return None
-        return f"a weight is NaN at step {step}"
+        # a norm may also be too large for its type, of weights that are finite
+        names = ", ".join(list(bad_values(state))[:5])
+        return f"a weight is NaN or infinite at step {step} ({names})" if names else None

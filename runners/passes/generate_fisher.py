@@ -9,6 +9,7 @@ from torch import Tensor
 
 from functions.config.schema import Config
 from functions.curvature.fisher import ESTIMATORS
+from functions.curvature.gradients import check_diagonal
 from functions.errors import InputError
 from functions.locks import remove_leftovers, writing_folder
 from functions.storage.artifacts import save_tensors
@@ -43,6 +44,7 @@ class GenerateFisher:
             cost.watch(self.materials.model)
             with cost:
                 fisher = {n: f.cpu() for n, f in self._fisher(side, indices).items()}  # waits for the device
+            check_diagonal(fisher, f"Fisher of the {side} set of {self.cfg.ckpt_folder}")
             made = {**self._provenance(side, len(indices)), "cost": counted_together(cost).record()}
             if distributed.rank() == 0:
                 save_tensors(self.folder / f"{side}_fisher.safetensors", fisher, made)
