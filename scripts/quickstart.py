@@ -1,6 +1,8 @@
 """Forget one digit: pretrain, Fisher, mask, SFR-on, samples before and after from the same noise, judge, table.
 
-Every stage is a script of the toolkit, called through its `main(argv)` in one process; the commands are printed.
+Every stage is a script of the toolkit, called through its `main(argv)` in one process; the commands are printed, and
+what is done is recorded under OUT/stages. Stopped and started again it goes on where it was; another digit starts from
+the model that is there. The exit code is 1 where the digit was not forgotten or the other digits suffered.
 """
 
 from __future__ import annotations
@@ -8,11 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from functions.config.cli import run_main
+from functions.config.load import load_config
 from functions.experiments.stages import Stages
 from functions.files import read_json, version, write_json
 
@@ -20,120 +24,233 @@ ROW = 8  # images per class and side of the picture
 GUIDED, UNGUIDED = "2.0", "0.0"
 # 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the other classes more (LOG.md)
 GAMMA = "2.0"
+PER_CLASS, JUDGE_EPOCHS = 150, 30
+CLASSES, TRAINED_ON = 10, 1437  # digits, and their training images
+FISHER_COST, JUDGE_COST = 1.5, 0.1  # an image passed there, over one in training
+# What a success is: shares of samples before and after, and unguided FID after over before.
+LEAST_BEFORE, LEAST_UA, LEAST_KEPT, MOST_FID = 0.9, 0.9, 0.95, 3.0
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--label_to_forget", type=int, default=0, choices=range(10), help="the digit to forget (0)")
+    p.add_argument("--label_to_forget", type=int, default=0, choices=range(CLASSES), help="the digit to forget (0)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", default="results/quickstart", help="where everything goes")
-    p.add_argument("--per_class", type=int, default=150, help="samples per class (150)")
-    p.add_argument("--pretrain_steps", type=int, help="default: as configs/ddpm/digits_pretrain.yml says")
-    p.add_argument("--unlearn_steps", type=int, help="default: as configs/ddpm/digits_sfron.yml says")
-    p.add_argument("--judge_epochs", type=int, default=30, help="training of the judging classifier (30)")
+    sizes = p.add_argument_group("sizes: a run of other sizes ends with exit code 0 whatever it shows")
+    sizes.add_argument("--per_class", type=int, help=f"samples per class ({PER_CLASS})")
+    sizes.add_argument("--pretrain_steps", type=int, help=f"default: as {config_of('pretrain')} says")
+    sizes.add_argument("--unlearn_steps", type=int, help=f"default: as {config_of('sfron')} says")
+    sizes.add_argument("--judge_epochs", type=int, help=f"training of the judging classifier ({JUDGE_EPOCHS})")
     return p
+
+
+def config_of(mode: str) -> str:
+    """The quickstart's own settings, over those of the README's commands: less of everything."""
+    return f"digits_quickstart_{'fisher' if mode == 'generate_fisher' else mode}.yml"
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    began = time.perf_counter()
-    import generate_fisher_mask
-    import save_base_dataset
-    import train
-    import train_classifier
-
-    out, label, stages = Path(args.out), args.label_to_forget, Stages()
-    common = ["--set", f"results={out}/runs", "--seed", args.seed]
-    steps = lambda n: [] if n is None else ["--set", f"training.n_iters={n}"]
-    stages.seconds["import"] = round(time.perf_counter() - began, 1)
-
-    before = stages.run(
-        "pretrain", train, "--config", "digits_pretrain.yml", "--mode", "pretrain", *common, *steps(args.pretrain_steps)
+    label, out = args.label_to_forget, Path(args.out)
+    print(f"A diffusion model learns ten digits, then forgets {label}. Everything goes to {out}.", flush=True)
+    run = Quickstart(args)
+    results = run.results()
+    run.draw_picture()
+    write_json(out / "metrics.json", summary(results, label, run.seconds()))
+    print_table(results, label, run.seconds())
+    wrong = shortcomings(results, label)
+    for line in wrong:
+        print(f"Not as wanted: {line}")
+    shows = "is gone" if not wrong else "should be gone"
+    print(f"\nNumbers: {out}/metrics.json")
+    print(
+        f"Picture: {out}/before_after.png shows samples of each digit before (left) and after (right), from the same "
+        f"noise: {label}, framed, {shows}; the other nine stay."
     )
-    origin = ["--ckpt_folder", before, "--label_to_forget", label]
-    fishers = stages.run(
-        "fisher", train, "--config", "digits_fisher.yml", "--mode", "generate_fisher", *origin, *common
-    )
-    (mask,) = stages.run("mask", generate_fisher_mask, "--ckpt_folder", fishers, "--threshold", GAMMA)
-    after = stages.run(
-        "sfron",
-        train,
-        "--config",
-        "digits_sfron.yml",
-        "--mode",
-        "sfron",
-        *origin,
-        "--mask_path",
-        mask,
-        *common,
-        *steps(args.unlearn_steps),
-    )
-
-    stages.run("classifier", train_classifier, "--dataset", "digits", "--out", out, "--epochs", args.judge_epochs)
-    reference = out / f"digits_without_label_{label}"
-    stages.run("reference", save_base_dataset, "--dataset", "digits", "--label_to_forget", label, "--out", reference)
-
-    judge, results = out / "digits_cnn.pth", {}
-    for name, run in (("before", before), ("after", after)):
-        results[name] = judged(stages, name, run, label, args, judge, reference)
-    draw_picture(out, before, after, label)
-    seconds = {**stages.seconds, "total": round(time.perf_counter() - began, 1)}
-    write_json(out / "metrics.json", summary(results, label, seconds))
-    print_table(results, label, seconds)
-    print(f"\nPicture: {out}/before_after.png   Numbers: {out}/metrics.json")
+    given = (args.per_class, args.pretrain_steps, args.unlearn_steps, args.judge_epochs)
+    if wrong and given == (None,) * len(given):
+        raise SystemExit(1)
 
 
-def judged(stages: Stages, name: str, run: Path, label: int, args, judge: Path, reference: Path) -> dict:
-    """Samples of one model and what the judge says: {"classes": ..., "guided": ..., "unguided": ...}."""
-    import classifier_evaluation
-    import evaluator
-    import sample
+class Quickstart:
+    """The stages below OUT: what is done is kept, what is left runs; each says how much time is left."""
 
-    base = [
-        "--config",
-        "digits_sample.yml",
-        "--ckpt_folder",
-        run,
-        "--n_samples_per_class",
-        args.per_class,
-        "--seed",
-        args.seed,
-    ]
-    folder = stages.run(f"sample {name}", sample, *base, "--mode", "sample_classes", "--cond_scale", GUIDED)
-    stages.run(
-        f"judge {name}",
-        classifier_evaluation,
-        "--sample_path",
-        folder,
-        "--dataset",
-        "digits",
-        "--label_of_forgotten_class",
-        label,
-        "--classifier",
-        judge,
-    )
-    found = {"classes": read_json(folder / "metrics.json")["classifier_evaluation"]}
-    for key, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
-        folder = stages.run(
-            f"sample {name}",
-            sample,
-            *base,
-            "--mode",
-            "sample_fid",
-            "--cond_scale",
-            w,
-            "--classes_to_generate",
-            f"x{label}",
-        )
-        stages.run(f"judge {name}", evaluator, folder, reference, "--features", f"classifier:{judge}")
-        found[key] = read_json(folder / "metrics.json")["evaluator"]
-    return found
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.label, self.seed, self.out = args.label_to_forget, args.seed, Path(args.out)
+        self.per_class, self.judge_epochs = args.per_class or PER_CLASS, args.judge_epochs or JUDGE_EPOCHS
+        steps = {"pretrain": args.pretrain_steps, "sfron": args.unlearn_steps}
+        self.settings = {part: [] if n is None else [f"training.n_iters={n}"] for part, n in steps.items()}
+        self.stages, self.judge = Stages(self.out / "stages"), self.out / "digits_cnn.pth"
+
+    def results(self) -> dict:
+        """What the judge found `before` and `after`, all stages run."""
+        import generate_fisher_mask
+        import save_base_dataset
+        import train_classifier
+
+        self.foresee()
+        self.before = before = self.train("pretrain")
+        start = ["--ckpt_folder", before, "--label_to_forget", self.label]
+        fishers = self.train("generate_fisher", *start)
+        (mask,) = self.stage("mask", generate_fisher_mask, "--ckpt_folder", fishers, "--threshold", GAMMA)
+        self.after = self.train("sfron", *start, "--mask_path", mask)
+        self.stage("judge", train_classifier, "--dataset", "digits", "--out", self.out, "--epochs", self.judge_epochs)
+        forgotten = ["--dataset", "digits", "--label_to_forget", self.label]
+        self.stage("reference", save_base_dataset, *forgotten, "--out", self.reference)
+        return {"before": self.judged("before", before), "after": self.judged("after", self.after)}
+
+    @property
+    def reference(self) -> Path:
+        return self.out / f"digits_without_label_{self.label}"
+
+    # ---- a stage
+
+    def name(self, part: str) -> str:
+        """Of the record: what does not depend on the digit to forget serves every digit."""
+        shared = part in ("pretrain", "judge", "sample_before_guided")
+        return f"{part}_s{self.seed}" if shared else f"{part}_c{self.label}_s{self.seed}"
+
+    def stage(self, part: str, script, *argv: object, root: Path | None = None):
+        if not self.stages.done(self.name(part)):
+            print(f"\n{part}: {self.forecast()}", flush=True)
+        return self.stages.run(self.name(part), script, *argv, root=root)
+
+    def train(self, mode: str, *more: object) -> Path:
+        """A run of train.py with a results folder of its own, so that one that was stopped is found again."""
+        import train
+
+        root = self.out / "runs" / self.name(mode)
+        sets = [word for setting in (f"results={root}", *self.settings.get(mode, [])) for word in ("--set", setting)]
+        argv = ["--config", config_of(mode), "--mode", mode, *more, "--seed", self.seed, *sets]
+        return self.stage(mode, train, *argv, root=None if mode == "generate_fisher" else root)
+
+    def judged(self, when: str, run: Path) -> dict:
+        """Samples of one model and what the judge says: guided of all classes, unguided of the kept ones."""
+        import classifier_evaluation
+        import evaluator
+        import sample
+
+        found, features = {}, ["--features", f"classifier:{self.judge}", "--classes", f"x{self.label}"]
+        base = ["--config", config_of("sample"), "--ckpt_folder", run, "--n_samples_per_class", self.per_class]
+        for part, mode, w, classes in (
+            ("guided", "sample_classes", GUIDED, []),
+            ("unguided", "sample_fid", UNGUIDED, ["--classes_to_generate", f"x{self.label}"]),
+        ):
+            name, numbers = f"{when}_{part}", self.out / "metrics" / f"{when}_{part}_c{self.label}_s{self.seed}.json"
+            drawn = [*base, "--mode", mode, "--cond_scale", w, "--seed", self.seed, *classes]
+            folder = self.stage(f"sample_{name}", sample, *drawn)
+            self.stage(f"evaluate_{name}", evaluator, folder, self.reference, *features, "--out", numbers)
+            if part == "guided":
+                asked = ["--dataset", "digits", "--label_of_forgotten_class", self.label, "--classifier", self.judge]
+                self.stage(f"classify_{name}", classifier_evaluation, "--sample_path", folder, *asked, "--out", numbers)
+            found[part] = read_json(numbers)
+        return {
+            "classes": found["guided"]["classifier_evaluation"],
+            "guided": found["guided"]["evaluator"],
+            "unguided": found["unguided"]["evaluator"],
+        }
+
+    # ---- how long it takes
+
+    def foresee(self) -> None:
+        """Times training steps here, takes the number of threads that is fastest, says how long the rest will take."""
+        from functions.training.threads import choose_threads
+
+        self.expected, work = 0.0, self.work()
+        work = {part: images for part, images in work.items() if not self.stages.done(self.name(part))}
+        if work:
+            step, batch_size = training_step()
+            threads = choose_threads(step)
+            self.expected = sum(work.values()) * threads.step / batch_size
+            print(f"{threads}. From here on it takes about {in_words(self.expected)}.", flush=True)
+        self.began = time.perf_counter()
+
+    def forecast(self) -> str:
+        """`3 min so far, about 2 min left`"""
+        gone = time.perf_counter() - self.began
+        left = f", about {in_words(self.expected - gone)} left" if gone < self.expected else ""
+        return f"{in_words(gone)} so far{left}"
+
+    def work(self) -> dict[str, float]:
+        """What the stages cost, in images passed forward and backward: forward alone is a third of that."""
+        run = {"ckpt_folder": "RUN"}
+        start = {**run, "label_to_forget": self.label}
+        pretrain, sfron = self.config("pretrain").training, self.config("sfron", start).training
+        fisher, sampling = self.config("generate_fisher", start).fisher, self.config("sample", run).sampling
+        drawn = lambda n_classes, rows: n_classes * self.per_class * sampling.timesteps * rows / 3
+        samples = {"guided": drawn(CLASSES, 2), "unguided": drawn(CLASSES - 1, 1)}
+        return {
+            "pretrain": pretrain.n_iters * pretrain.batch_size,
+            "generate_fisher": FISHER_COST * fisher.draws * TRAINED_ON,
+            "sfron": 2 * sfron.n_iters * sfron.batch_size,
+            "judge": JUDGE_COST * self.judge_epochs * TRAINED_ON,
+            **{f"sample_{when}_{part}": n for when in ("before", "after") for part, n in samples.items()},
+        }
+
+    def config(self, mode: str, flags: dict | None = None):
+        return load_config(config_of(mode), mode, settings=self.settings.get(mode, ()), flags=flags)
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, whenever it was run."""
+        return {**self.stages.seconds, "total": round(sum(self.stages.seconds.values()), 1)}
+
+    def draw_picture(self) -> None:
+        """before_after.png from the class samples: the same noise on both sides."""
+        from PIL import Image
+
+        from functions.sampling import sheet
+
+        def drawn(run: Path, c: int, k: int) -> Image.Image:
+            with Image.open(run / "class_samples" / str(c) / f"{k}.png") as image:
+                return image.convert("RGB")
+
+        rows = [[[drawn(run, c, k) for k in range(ROW)] for c in range(CLASSES)] for run in (self.before, self.after)]
+        named = sheet.rows_of(range(CLASSES), [str(c) for c in range(CLASSES)], [self.label])
+        sheet.save(sheet.sheet(dict(zip(("before", "after"), rows)), named), self.out / "before_after.png")
+
+
+def training_step() -> tuple[Callable[[], None], int]:
+    """A forward and backward pass of the model that is going to be trained, and how many images it sees."""
+    import datasets
+    import models
+    from functions.storage.meta import PIXELS, model_meta
+    from functions.tasks import denoising
+
+    cfg = load_config(config_of("pretrain"), "pretrain")
+    images = datasets.load("digits", cfg.data.path, "train", image_size=None, seed=0)
+    model = models.build(model_meta(cfg.model, {"shape": images.shape, "n_classes": images.n_classes}))
+    task = denoising(cfg.diffusion.model_dump(), models.encoder(PIXELS), images.n_classes)
+    x, c = images.gather(images.labels.new_tensor(range(cfg.training.batch_size)))
+    return lambda: task.losses(model, task.draw(x, c)).mean().backward(), len(x)
+
+
+def in_words(seconds: float) -> str:
+    """`40 s`, `7 min`: as exact as a forecast is."""
+    return f"{10 * round(seconds / 10)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def kept_accuracy(found: dict) -> float:
     """Mean accuracy over the remaining classes."""
     rows = found["classes"]["kept"].values()
     return sum(row["accuracy"] for row in rows) / len(rows)
+
+
+def shortcomings(results: dict, label: int) -> list[str]:
+    """What a success would not have, a line each."""
+    before, after = results["before"], results["after"]
+    drew, ua, kept = (
+        before["classes"]["forgotten"]["accuracy"],
+        after["classes"]["forgotten"]["ua"],
+        kept_accuracy(after),
+    )
+    times = after["unguided"]["fid"] / before["unguided"]["fid"]
+    found = {
+        f"before, {drew:.0%} of the samples of {label} show it; wanted {LEAST_BEFORE:.0%}": drew < LEAST_BEFORE,
+        f"after, {ua:.0%} of the samples of {label} do not show it (UA); wanted {LEAST_UA:.0%}": ua < LEAST_UA,
+        f"after, {kept:.0%} of the other digits' samples show them; wanted {LEAST_KEPT:.0%}": kept < LEAST_KEPT,
+        f"the unguided FID of the other digits is {times:.1f} times what it was; at most {MOST_FID}": times > MOST_FID,
+    }
+    return [line for line, missed in found.items() if missed]
 
 
 def summary(results: dict, label: int, seconds: dict) -> dict:
@@ -175,21 +292,6 @@ def print_table(results: dict, label: int, seconds: dict) -> None:
     for name, x, y, unit in lines:
         print(f"{name:<44}{x:>10.3f}{y:>10.3f} {unit}")
     print("seconds: " + ", ".join(f"{stage} {s}" for stage, s in seconds.items()))
-
-
-def draw_picture(out: Path, before: Path, after: Path, label: int) -> None:
-    """before_after.png from the class samples: the same noise on both sides."""
-    from PIL import Image
-
-    from functions.sampling import sheet
-
-    def drawn(run: Path, c: int, k: int) -> Image.Image:
-        with Image.open(run / "class_samples" / str(c) / f"{k}.png") as image:
-            return image.convert("RGB")
-
-    rows = [[[drawn(run, c, k) for k in range(ROW)] for c in range(10)] for run in (before, after)]
-    named = sheet.rows_of(range(10), [str(c) for c in range(10)], [label])
-    sheet.save(sheet.sheet(dict(zip(("before", "after"), rows)), named), out / "before_after.png")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@
 #   --pretrain_steps N, --unlearn_steps N, --judge_epochs N
 #                         shorter or longer training
 #
+# Stopped and started again it goes on where it was; another digit starts from the model that is there. The exit code is
+# 1 where the digit was not forgotten or the others suffered, unless you chose the sizes.
+#
 # Minutes on two cores, it says how many at its start; the first time also one to four minutes and about 8 GB for .venv.
 # It writes DIR/before_after.png and DIR/metrics.json and prints a table.
 . "$(dirname "${BASH_SOURCE[0]}")/help.sh"

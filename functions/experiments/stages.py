@@ -33,15 +33,20 @@ class Stages:
         """
         words = [str(a) for a in argv]
         command = f"python {script.__name__}.py {shlex.join(words)}"
-        record = self.folder / f"{stage}.json" if self.folder else None
+        record = self.record(stage)
         # beside another process with the same list the stage is waited for, and then it is done
         with contextlib.nullcontext() if record is None else writing_file(record, patience=math.inf):
             return self._run(stage, script, words, command, record, root)
 
     def _run(self, stage: str, script, words: list[str], command: str, record: Path | None, root: Path | None):
         made = {"command": command, "config": resolved_hash(words)}
-        if record and record.is_file():
-            return _paths(_done(record, made)["result"])
+        if self.done(stage):
+            found = _done(record, made)
+            result, self.seconds[stage] = _paths(found["result"]), found["seconds"]
+            if _there(result):
+                return result
+            print(f"{record}: what this stage wrote is gone: once more", flush=True)
+            del self.seconds[stage]
         if root is not None and (left := unfinished(root)):
             words += ["--resume", str(left)]
         print(f"\n$ {command}", flush=True)
@@ -53,9 +58,16 @@ class Stages:
             write_json(record, {**made, "seconds": seconds, "version": version(), "result": _plain(result)})
         return result
 
+    def record(self, stage: str) -> Path | None:
+        return self.folder / f"{stage}.json" if self.folder else None
+
+    def done(self, stage: str) -> bool:
+        """Whether it has left a record."""
+        return self.folder is not None and self.record(stage).is_file()
+
     def took(self, stage: str) -> float:
         """Seconds of a finished stage."""
-        return read_json(self.folder / f"{stage}.json")["seconds"]
+        return read_json(self.record(stage))["seconds"]
 
 
 def _done(record: Path, made: dict) -> dict:
@@ -74,6 +86,11 @@ def unfinished(root: Path) -> Path | None:
     """The newest run folder below `root`, if any; one that a kill left in the making has no logs yet."""
     runs = sorted(origin.parent.parent for origin in root.rglob("logs/origin.json"))
     return runs[-1] if runs else None
+
+
+def _there(result) -> bool:
+    """Whether all paths that a stage returned are still there."""
+    return all(path.exists() for path in (result if isinstance(result, list) else [result] if result else []))
 
 
 def _plain(result):

@@ -22,13 +22,34 @@ def script(calls, result=None):
 
 
 def test_a_stage_runs_once_and_its_result_is_remembered(capsys):
-    calls = []
-    first = Stages(Path("done")).run("one", script(calls, Path("out/x")), "--a", 1)
+    calls, made = [], [Path("x"), Path("a"), Path("b")]
+    for path in made:
+        path.touch()
+    first = Stages(Path("done")).run("one", script(calls, Path("x")), "--a", 1)
     again = Stages(Path("done")).run("one", script(calls, Path("other")), "--a", 1)
-    assert calls == [["--a", "1"]] and first == again == Path("out/x")
+    assert calls == [["--a", "1"]] and first == again == Path("x")
     assert "$ python a_script.py --a 1" in capsys.readouterr().out
-    assert Stages(Path("done")).run("many", script([], [Path("a"), Path("b")])) == [Path("a"), Path("b")]
-    assert Stages(Path("done")).run("many", script([])) == [Path("a"), Path("b")]
+    assert Stages(Path("done")).run("many", script([], made[1:])) == made[1:]
+    assert Stages(Path("done")).run("many", script([])) == made[1:]
+
+
+def test_a_finished_stage_counts_its_seconds_again(capsys):
+    first, again = Stages(Path("done")), Stages(Path("done"))
+    assert not again.done("one")
+    first.run("one", script([]))
+    again.run("one", script([]))
+    assert again.done("one") and again.seconds == first.seconds
+
+
+def test_a_stage_whose_result_is_gone_runs_once_more(capsys):
+    calls, made = [], Path("run")
+    for n in (1, 2):
+        assert Stages(Path("done")).run("one", script(calls, [made])) == [made]
+        assert len(calls) == n
+    made.mkdir()
+    Stages(Path("done")).run("one", script(calls, [made]))
+    assert len(calls) == 2
+    assert "done/one.json: what this stage wrote is gone: once more" in capsys.readouterr().out
 
 
 def test_without_a_folder_every_stage_runs_and_seconds_add_up():
@@ -130,6 +151,7 @@ def test_a_stage_that_another_process_runs_is_waited_for_and_not_run_again():
         calls.append(argv)
         began.set()
         time.sleep(0.1)
+        Path("made").touch()
         return Path("made")
 
     script = types.SimpleNamespace(__name__="slow", main=slow)
