@@ -88,7 +88,10 @@ def _panel(ax, group: Series) -> None:
         style = figure.STYLES[i % len(figure.STYLES)]
         ax.plot(steps, numbers, style, marker=mark, color=COLOUR.get(name, figure.BLUE), linewidth=1.4, label=name)
     if list(group) == ["val_accuracy"]:
+        ax.set_ylim(max(0, min(values) - 0.02), min(1.005, max(values) + 0.02))
         ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    elif not group.keys() <= set(LOSSES) and min(values) >= 0:
+        ax.set_ylim(bottom=0)  # a constant is no cliff
     if len(group) > 1:
         ax.legend(frameon=False, fontsize=9)
     ax.set_ylabel("loss" if group.keys() <= set(LOSSES) else TITLES.get(*group, *group), fontsize=9)

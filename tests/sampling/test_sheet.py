@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functions.errors import InputError
 from functions.sampling import sheet
+from functions.sampling.folders import find_samples
 from functions.sampling.sheet import RED, TILE, Row
 
 
@@ -102,3 +104,12 @@ def test_a_picture_is_whole_or_absent(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="No space"):
         sheet.save(page, tmp_path / "page.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_judge_takes_a_page_for_samples(tmp_path):
+    """Who names the run's folder in place of its samples is told, not judged on pages."""
+    for k in range(3):
+        Image.new("L", (8, 8), k).save(tmp_path / f"{k}.png")
+    sheet.save(sheet.sheet({"": [grey(10)]}, [Row(0, "a")]), tmp_path / "visualization_guidance_2.0.png")
+    with pytest.raises(InputError, match=r"visualization_guidance_2\.0\.png"):
+        find_samples(tmp_path).images(3)
