@@ -24,7 +24,8 @@ class Data(Section):
     frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
     crop: int = Field(0, ge=0)  # random crops after padding by this many pixels
     n_workers: int = Field(2, ge=0)  # decoding processes; image folders only
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the training images, never trained on
+    # of the training images, never trained on; a classifier's accuracy on them is said after each epoch
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     indices: str | None = None  # pretraining on these images alone: a JSON list or .npy of indices
 
 
