@@ -6,25 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_batch, a_path, run_main
 from functions.config.schema import DATASETS
 from functions.errors import InputError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
-        "--sample_path", required=True, help="folder of samples (F/0, or F with a folder per class) or .npz"
+        "--sample_path", type=a_path, required=True, help="samples: F/0, F with a folder per class, or .npz"
     )
     parser.add_argument("--dataset", required=True, choices=DATASETS, help="what the classifier was trained on")
     parser.add_argument("--label_of_forgotten_class", type=int, required=True)
-    parser.add_argument("--classifier", help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder")
-    parser.add_argument("-b", "--batch_size", "--batch-size", type=int, default=256)
-    parser.add_argument("--out", help="JSON to write (default: metrics.json in the sample folder)")
+    parser.add_argument(
+        "--classifier", type=a_path, help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
+    )
+    parser.add_argument("-b", "--batch_size", "--batch-size", type=a_batch, default=256)
+    parser.add_argument("--out", type=a_path, help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
-    if args.batch_size <= 0:
-        raise InputError(f"--batch_size {args.batch_size}: wanted more than 0")
     args.classifier = args.classifier or default_classifier(args.dataset)
     return args
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging import classifier, metrics
     from functions.judging.classifier import feature_network, load_classifier, noting_colours
     from functions.judging.features import extract
-    from functions.judging.metrics_file import metrics_path, write_section
+    from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
     from functions.sampling.contract import check_complete
     from functions.sampling.folders import find_samples
     from functions.training.distributed import choose_device
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     check_complete(args.sample_path, samples.labels.tolist())
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
 
+    path = metrics_path(args.sample_path, args.out)
+    check_metrics_file(path)
     device = choose_device(args.device)
     check = lambda shape: classifier.require_shape(record, shape, args.sample_path)
     colours = []
@@ -70,7 +72,6 @@ def main(argv: list[str] | None = None) -> None:
     report(numbers, by_class, record, notes)
     protocol = {"judge": classifier.classifier_protocol(record), "n_samples": numbers["n"]}
     section = {"forgotten": numbers, "kept": by_class, "notes": notes}
-    path = metrics_path(args.sample_path, args.out)
     write_section(path, "classifier_evaluation", section, args.sample_path, protocol, {"class": label})
     print(f"Saved {path}")
 

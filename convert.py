@@ -8,8 +8,9 @@ from pathlib import Path
 
 from functions.config import load as config
 from functions.config import schema
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, run_main
 from functions.errors import InputError
+from functions.places import check_folder_place
 
 EPILOG = """examples:
   python convert.py THEIRS/ckpts/ckpt.pth --config cifar10_pretrain.yml   -> results/cifar10/pretrain/<time>
@@ -27,18 +28,16 @@ weights: any model, for torch.load(..., weights_only=True). docs/use_the_model_e
 ORIGIN = {"mode": "import"}
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
-    p.add_argument("source", metavar="CKPT|RUN", help="a published ckpt.pth; with --export, a run folder")
-    p.add_argument("--config", metavar="FILE", help="what CKPT is a model of: its model, data and diffusion sections")
+def parser() -> Parser:
+    p = Parser(description=__doc__, epilog=EPILOG)
+    p.add_argument("source", type=a_path, metavar="CKPT|RUN", help="a published ckpt.pth; with --export, a run folder")
     p.add_argument(
-        "--set", action="append", metavar="KEY=VALUE", help="override any key, e.g. --set model.ch=64; repeatable"
+        "--config", type=a_path, metavar="FILE", help="what CKPT is a model of: its model, data and diffusion sections"
     )
+    p.add_argument("--set", action="append", metavar="KEY=VALUE", help="override any key: model.ch=64; repeatable")
     p.add_argument("--export", choices=tuple(EXPORTS), help="write RUN for others, as above")
     p.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="to export; auto: EMA if any")
-    p.add_argument("--out", metavar="PATH", help="the run folder, or the file, to write; must not exist yet")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    p.add_argument("--out", type=a_path, metavar="PATH", help="the run folder, or the file, to write, a new one")
     return p
 
 
@@ -47,6 +46,7 @@ def main(argv: list[str] | None = None) -> Path:
     args = parser().parse_args(argv)
     if args.out is not None:
         check_new(Path(args.out))
+        check_folder_place(Path(args.out).parent, "--out")
     if args.export is None:
         return import_run(args)
     if args.config or args.set:

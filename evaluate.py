@@ -7,9 +7,10 @@ import functools
 import sys
 from pathlib import Path
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_batch, a_path, run_main
 from functions.errors import InputError
 from functions.experiments import tables
+from functions.places import check_file_place
 
 EPILOG = """columns:
   UA, RA, TA, val     100 - accuracy on the forget set; accuracy on the remain, test and validation images
@@ -39,12 +40,10 @@ COLUMNS = [
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("runs", nargs="+", metavar="RUN", help="run folders of classifiers")
-    p.add_argument("--retrain", metavar="RUN", help="the model retrained without the forget set: the target")
-    p.add_argument("--original", metavar="RUN", help="the model before unlearning, as one more row")
+    p = Parser(description=__doc__, epilog=EPILOG)
+    p.add_argument("runs", type=a_path, nargs="+", metavar="RUN", help="run folders of classifiers")
+    p.add_argument("--retrain", type=a_path, metavar="RUN", help="the target: retrained without the forget set")
+    p.add_argument("--original", type=a_path, metavar="RUN", help="the model before unlearning, as one more row")
     p.add_argument(
         "--on",
         choices=("test", "val"),
@@ -52,23 +51,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="val: the validation part stands for the test part everywhere",
     )
     p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: EMA where there is one")
-    p.add_argument("--data_path", metavar="P", help="where the data are, if not where the run found them")
-    p.add_argument("-b", "--batch_size", type=int, default=256)
+    p.add_argument("--data_path", type=a_path, metavar="P", help="where the data are, if not where the run found them")
+    p.add_argument("-b", "--batch_size", type=a_batch, default=256)
     p.add_argument("--device", default="auto")
     p.add_argument(
-        "--out", metavar="DIR_OR_FILE", help="write metrics to this .json (one RUN), or to DIR/<mode>_<weights>.json"
+        "--out",
+        type=a_path,
+        metavar="DIR_OR_FILE",
+        help="write metrics to this .json (one RUN), or to DIR/<mode>_<weights>.json",
     )
     p.add_argument(
-        "--markdown", metavar="FILE", help="the table in Markdown, as it is printed where there is no terminal"
+        "--markdown",
+        type=a_path,
+        metavar="FILE",
+        help="the table in Markdown, as it is printed where there is no terminal",
     )
-    p.add_argument("--latex", metavar="FILE", help="the table in LaTeX")
-    p.add_argument("--csv", metavar="FILE", help="the table, unrounded")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    p.add_argument("--latex", type=a_path, metavar="FILE", help="the table in LaTeX")
+    p.add_argument("--csv", type=a_path, metavar="FILE", help="the table, unrounded")
     args = p.parse_args(argv)
-    if args.batch_size <= 0:
-        raise InputError(f"--batch_size {args.batch_size}: wanted more than 0")
     if args.out and args.out.endswith(".json") and len(args.runs) > 1:
         raise InputError(f"--out {args.out}: one file for {len(args.runs)} runs; name a folder")
+    for flag in ("csv", "latex", "markdown"):
+        if getattr(args, flag):
+            check_file_place(getattr(args, flag), f"--{flag}")
     return args
 
 
@@ -77,13 +82,16 @@ def main(argv: list[str] | None = None) -> list[Path]:
     args = parse(argv)
     from functions.files import write_atomic
     from functions.judging.comparison import comparable_runs, distances, explanation, write_classification
+    from functions.judging.metrics_file import check_metrics_file
 
     runs = comparable_runs(args.runs, args.original, args.retrain, args.weights, args.on)
+    written = {path: destination(args.out, runs[path]) for path in dict.fromkeys(args.runs)}
+    for out in written.values():
+        check_metrics_file(out)
     found = judged(runs, args)
     target = found.get(args.retrain)
     for one in found.values():
         one.numbers.update(distances(one, target))
-    written = {path: destination(args.out, runs[path]) for path in dict.fromkeys(args.runs)}
     for path, out in written.items():
         write_classification(out, runs[path], found[path], args.on, args.weights, args.retrain)
     numbers = {path: one.numbers for path, one in found.items()}

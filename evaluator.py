@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from functions.config.cli import run_main
-from functions.errors import InputError
+from functions.config.cli import Parser, a_batch, a_path, run_main, whole
+from functions.errors import InputError, shown
 
 BATCH_SIZE = {"inception": 64, "tensorflow": 64, "classifier": 256}  # 64: ADM's
 LINES = (
@@ -19,15 +19,17 @@ LINES = (
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("samples", help="folder of PNGs (walked recursively) or .npz: what the model drew")
+    parser = Parser(description=__doc__)
+    parser.add_argument("samples", type=a_path, help="folder of PNGs (walked recursively) or .npz: what the model drew")
     parser.add_argument(
         "reference",
+        type=a_path,
         help="folder of PNGs or .npz: real images (save_base_dataset.py); mu and sigma in an .npz, as in ADM's "
         "reference batches, are what FID compares with",
     )
     parser.add_argument(
         "--features",
+        type=features,
         default="inception",
         metavar="inception|tensorflow|classifier:PATH",
         help="the network that sees the images: InceptionV3 by torch-fidelity (default), ADM's "
@@ -35,26 +37,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--inception_weights",
+        type=a_path,
         metavar="FILE",
         help="the published weights or graph (default: fetched into torch's cache folder)",
     )
     parser.add_argument("--classes", metavar="LIST", help="only these of SAMPLES (1,2), or all but these (x0)")
-    parser.add_argument("--batch_size", type=int, help="images at once (default: 64, classifier 256)")
-    parser.add_argument("--n_workers", type=int, help="threads that decode PNGs (default: the CPUs, at most 16)")
-    parser.add_argument("--out", help="JSON to write (default: metrics.json in the sample folder)")
+    parser.add_argument("--batch_size", type=a_batch, help="images at once (default: 64, classifier 256)")
+    parser.add_argument(
+        "--n_workers", type=whole(1, 256), help="threads that decode PNGs (default: the CPUs, at most 16)"
+    )
+    parser.add_argument("--out", type=a_path, help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
-    kind, _, args.classifier = args.features.partition(":")
-    if kind not in BATCH_SIZE or (kind == "classifier") != bool(args.classifier):
-        raise InputError(f"--features {args.features}: wanted inception, tensorflow or classifier:PATH")
-    if kind == "classifier" and args.inception_weights:
+    args.kind, args.classifier = args.features
+    if args.classifier and args.inception_weights:
         raise InputError("--inception_weights: goes with --features inception or tensorflow")
-    args.kind = kind
-    args.batch_size = BATCH_SIZE[kind] if args.batch_size is None else args.batch_size
-    for flag in ("batch_size", "n_workers"):
-        if getattr(args, flag) is not None and getattr(args, flag) <= 0:
-            raise InputError(f"--{flag} {getattr(args, flag)}: wanted more than 0")
+    args.batch_size = BATCH_SIZE[args.kind] if args.batch_size is None else args.batch_size
     return args
+
+
+def features(text: str) -> tuple[str, str]:
+    """`classifier:PATH` -> ("classifier", "PATH"); the others have no path."""
+    kind, _, path = text.partition(":")
+    if kind not in BATCH_SIZE or (kind == "classifier") != bool(path):
+        raise argparse.ArgumentTypeError(f"got {shown(text)}; wanted inception, tensorflow or classifier:PATH")
+    return kind, path and a_path(path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging import metrics
     from functions.judging.contract import check_reference, reference_rule
     from functions.judging.features import of_both
-    from functions.judging.metrics_file import metrics_path, write_section
+    from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
     from functions.judging.moments import open_reference, usable
     from functions.judging.networks import NETWORKS
     from functions.sampling.contract import check_complete
@@ -77,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     check_reference(args.reference, len(reference) if reference else 0)
     if reference and same_images(samples, reference):
         raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")
+    path = metrics_path(args.samples, args.out)
+    check_metrics_file(path)
     device = choose_device(args.device)
     network = NETWORKS[args.kind](args.classifier or args.inception_weights, models.build, device)
     moments, aside = usable(moments, network, args.reference, reference is not None, device)
@@ -90,7 +99,6 @@ def main(argv: list[str] | None = None) -> None:
         "reference": reference_rule(args.reference, reference and reference.fingerprint, moments and moments.sha256),
         "n_samples": numbers["n_samples"],
     }
-    path = metrics_path(args.samples, args.out)
     record = {
         "reference": args.reference,
         "n_reference": numbers["n_reference"],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from functions.config import load as config
-from functions.config.cli import add_config_arguments, config_flags, run_main, say
+from functions.config.cli import Parser, a_path, add_config_arguments, config_flags, run_main, say
+from functions.places import check_folder_place
 
 EPILOG = """example, on data that needs no download:
   python sample.py --config digits_sample.yml --ckpt_folder RUN --mode sample_classes --n_samples_per_class 20
@@ -19,11 +19,12 @@ RUN/fisher_dict.pkl. The same command goes on where it was stopped."""
 FLAGS = ["ckpt_folder", "n_chunks", "seed"]
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+def parser() -> Parser:
+    p = Parser(description=__doc__, epilog=EPILOG)
     add_config_arguments(p)
-    p.add_argument("--ckpt_folder", metavar="RUN", help="the run folder with the checkpoint and its class_samples")
+    p.add_argument(
+        "--ckpt_folder", type=a_path, metavar="RUN", help="the run folder with the checkpoint and its class_samples"
+    )
     p.add_argument(
         "--n_chunks",
         type=int,
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None):
     from runners.setup import prepare
 
     with processes():
-        runner = SweepFisher(cfg, prepare(cfg, SweepFisher.mode, SweepFisher.fresh))
+        materials = prepare(cfg, SweepFisher.mode, SweepFisher.fresh)
+        check_folder_place(cfg.ckpt_folder, "--ckpt_folder")
+        runner = SweepFisher(cfg, materials)
         if args.dry_run:
             print(runner.plan())
             return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, number, run_main
 from functions.errors import InputError
+from functions.places import check_folder_place
 
 EPILOG = """example:
   python generate_fisher_mask.py --ckpt_folder RUN/mask_0 --threshold 0.5 1.0 3
@@ -17,11 +17,12 @@ reads RUN/mask_0/{forget,remain}_fisher.safetensors (train.py --mode generate_fi
 RUN/mask_0/fisher_0.5.safetensors and so on: packed bits, 1 where a weight may move."""
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
-    p.add_argument("--ckpt_folder", required=True, metavar="FOLDER", help="the mask_<class> folder inside a run folder")
-    p.add_argument("--threshold", required=True, type=float, nargs="+", metavar="GAMMA", help="one mask for each")
+def parser() -> Parser:
+    p = Parser(description=__doc__, epilog=EPILOG)
+    p.add_argument(
+        "--ckpt_folder", type=a_path, required=True, metavar="FOLDER", help="mask_<class> inside a run folder"
+    )
+    p.add_argument("--threshold", required=True, type=number(0), nargs="+", metavar="GAMMA", help="one mask for each")
     p.add_argument(
         "--zero_ratio_salient",
         action=argparse.BooleanOptionalAction,
@@ -34,14 +35,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> list[Path]:
     """Returns the masks' paths."""
     args = parser().parse_args(argv)
-    for gamma in args.threshold:
-        if not 0 <= gamma < math.inf:
-            raise InputError(f"--threshold {gamma}: wanted a number, 0 or more")
     from functions.locks import SHORT, writing_folder
 
     folder = Path(args.ckpt_folder)
     if not folder.is_dir():
         raise InputError(f"--ckpt_folder {folder}: no such folder; train.py --mode generate_fisher makes it")
+    check_folder_place(folder, "--ckpt_folder")
     with writing_folder(folder, SHORT):
         return write_masks(folder, args.threshold, args.zero_ratio_salient)
 

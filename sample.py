@@ -8,9 +8,10 @@ from pathlib import Path
 
 from functions.config import load as config
 from functions.config.classes import classes_suffix, parse_classes
-from functions.config.cli import add_config_arguments, config_flags, run_main, say
+from functions.config.cli import Parser, a_path, add_config_arguments, config_flags, run_main, say
 from functions.config.schema import Config
 from functions.errors import InputError
+from functions.places import check_file_place, check_folder_place
 
 EPILOG = """modes and what they write (RUN is --ckpt_folder, w is --cond_scale):
   sample_fid      RUN/fid_samples_without_label_0_guidance_2.0/<class>/<k>.png   for evaluator.py
@@ -38,12 +39,11 @@ NAMES = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+def parser() -> Parser:
+    p = Parser(description=__doc__, epilog=EPILOG)
     p.add_argument("--mode", required=True, choices=tuple(NAMES), help="what to write")
     add_config_arguments(p)
-    p.add_argument("--ckpt_folder", metavar="RUN", help="the run folder whose newest checkpoint draws")
+    p.add_argument("--ckpt_folder", type=a_path, metavar="RUN", help="the run folder whose newest checkpoint draws")
     p.add_argument("--classes_to_generate", metavar="LIST", help="1,2,3: these; x0,x1: all but these (default: all)")
     p.add_argument("--n_samples_per_class", type=int, metavar="N", help="images of each class")
     p.add_argument("--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none")
@@ -57,12 +57,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eta", type=float, help="generalized: 0 is DDIM (deterministic), 1 is ancestral")
     p.add_argument("--skip_type", choices=("uniform", "quad"), help="generalized: how S steps lie among the model's")
     p.add_argument("--weights", choices=("auto", "ema", "raw"), help="auto: EMA where the checkpoint has one")
+    stretch = "stretch each image by its own extremes (published); else clamp"
+    p.add_argument("--minmax", action=argparse.BooleanOptionalAction, help=stretch)
     p.add_argument(
-        "--minmax",
-        action=argparse.BooleanOptionalAction,
-        help="stretch each image to 0..255 by its own extremes (published); else clamp",
+        "--out", type=a_path, metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)"
     )
-    p.add_argument("--out", metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)")
     return p
 
 
@@ -104,6 +103,7 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
     made = contract.generation_contract(cfg, meta, kind, snapshot.hash(kind), classes)
     wanted = [(c, k) for c in classes for k in range(cfg.sampling.n_samples_per_class)]
     there = lambda pair: args.mode != "visualization" and (out / str(pair[0]) / f"{pair[1]}.png").exists()
+    (check_file_place if args.mode == "visualization" else check_folder_place)(out, "--out")
     if args.mode != "visualization":
         contract.check_folder(out, made)
         wanted = [pair for pair in wanted if not there(pair)]

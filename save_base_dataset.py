@@ -10,25 +10,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, a_side, run_main, whole
 from functions.config.schema import DATASETS
 from functions.errors import InputError
+from functions.places import check_folder_place
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--label_to_forget", type=int, required=True)
     parser.add_argument(
-        "--per_class", type=int, help="the first so many of each class, as published: 500 (default: all)"
+        "--per_class", type=whole(1), help="the first so many of each class, as published: 500 (default: all)"
     )
-    parser.add_argument("--image_size", type=int, help="side of the data set's images (default: its own)")
-    parser.add_argument("--data_path", default="data", help="where data sets are, or are downloaded to")
-    parser.add_argument("--out", help="folder (default: ./{dataset}_without_label_{c})")
+    parser.add_argument("--image_size", type=a_side, help="side of the data set's images (default: its own)")
+    parser.add_argument("--data_path", type=a_path, default="data", help="where data sets are, or are downloaded to")
+    parser.add_argument("--out", type=a_path, help="folder (default: ./{dataset}_without_label_{c})")
     args = parser.parse_args(argv)
-    if args.per_class is not None and args.per_class <= 0:
-        raise InputError(f"--per_class {args.per_class}: wanted more than 0")
     args.out = Path(args.out or f"{args.dataset}_without_label_{args.label_to_forget}")
+    check_folder_place(args.out, "--out")
     return args
 
 

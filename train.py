@@ -9,7 +9,7 @@ from functions.config import load as config
 from functions.config import methods
 from functions.config import names as keys
 from functions.config.arguments import add_forget_arguments, add_training_arguments, add_unlearning_arguments
-from functions.config.cli import add_config_arguments, config_flags, run_main, say
+from functions.config.cli import Parser, a_path, add_config_arguments, config_flags, run_main, say
 from functions.errors import InputError
 from functions.storage.run import own_config, own_mode
 
@@ -73,10 +73,8 @@ FLAGS = [
 ]
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> Parser:
+    p = Parser(description=__doc__, epilog=EPILOG)
     modes = p.add_mutually_exclusive_group()
     modes.add_argument("--mode", choices=methods.MODES, metavar="MODE", help="what to do: " + ", ".join(methods.MODES))
     modes.add_argument(
@@ -86,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"the same by its published name too: {', '.join(keys.UNLEARN_ALIAS)}",
     )
     add_config_arguments(p, required=False)
-    p.add_argument("--resume", metavar="RUN", help="continue this run; it knows the command that began it")
+    p.add_argument("--resume", type=a_path, metavar="RUN", help="continue this run; it knows its command")
     add_forget_arguments(p.add_argument_group("what to forget, and from what"))
     add_unlearning_arguments(p.add_argument_group("how to unlearn"))
     add_training_arguments(p.add_argument_group("training, mostly of classifiers"))

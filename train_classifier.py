@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_batch, a_path, a_seed, a_side, number, run_main, whole
 from functions.config.schema import DATASETS
 from functions.errors import InputError
+from functions.places import check_folder_place
 
 # sets that are made here and too small for a ResNet
 OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}
@@ -28,7 +28,7 @@ AUGMENT = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument(
         "--arch", help="cnn, a torchvision resnet or a timm name (default: resnet34; cnn for small sets)"
@@ -37,20 +37,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet (not for cnn)"
     )
     parser.add_argument(
-        "--resize", type=int, default=224, help="side that images are scaled to inside, 0: not (not for cnn)"
+        "--resize", type=whole(0, 4096), default=224, help="side that images are scaled to inside, 0: not (not for cnn)"
     )
-    parser.add_argument("--width", type=int, default=32, help="channels of the cnn at full resolution")
-    parser.add_argument("--epochs", type=int, help="default: 30 for cnn (shapes: 3) and from scratch, 10 from ImageNet")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--width", type=whole(1, 4096), default=32, help="channels of the cnn at full resolution")
     parser.add_argument(
-        "--lr", type=float, help="peak rate; default: 3e-3 for cnn, 1e-3 from scratch, 1e-4 from ImageNet"
+        "--epochs", type=whole(1, 10**7), help="default: 30 for cnn (shapes: 3) and from scratch, 10 from ImageNet"
     )
-    parser.add_argument("--image_size", type=int, help="side of the data set's images (default: its own)")
-    parser.add_argument("--data_path", default="data", help="where data sets are, or are downloaded to")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default=".", help="folder of {dataset}_{arch}.pth")
+    parser.add_argument("--batch_size", type=a_batch, default=64)
+    parser.add_argument(
+        "--lr", type=number(1e-30, 1e30), help="peak rate; default: 3e-3 for cnn, 1e-3 from scratch, 1e-4 from ImageNet"
+    )
+    parser.add_argument("--image_size", type=a_side, help="side of the data set's images (default: its own)")
+    parser.add_argument("--data_path", type=a_path, default="data", help="where data sets are, or are downloaded to")
+    parser.add_argument("--seed", type=a_seed, default=0)
+    parser.add_argument("--out", type=a_path, default=".", help="folder of {dataset}_{arch}.pth")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
+    check_folder_place(args.out, "--out")
     args.arch = args.arch or OWN_ARCH.get(args.dataset, "resnet34")
     args.pretrained = args.pretrained and args.arch != "cnn"
     cnn = (3 if args.dataset == "shapes" else 30, 3e-3)  # shapes: 100 % after three
@@ -58,9 +61,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.epochs, args.lr = (
         given if given is not None else default for given, default in zip((args.epochs, args.lr), own)
     )
-    for flag in ("epochs", "batch_size", "lr", "width"):
-        if not 0 < getattr(args, flag) < math.inf:
-            raise InputError(f"--{flag} {getattr(args, flag)}: wanted a number above 0")
     return args
 
 

@@ -15,7 +15,6 @@ Files are as large as their tensors; the ratios are to the largest of the run's 
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import peak_host_bytes, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.files import sha256_bytes, write_atomic
 from functions.storage import checkpoint
 
@@ -70,7 +69,7 @@ def measured(save: Callable, weights: Weights, state: dict) -> tuple[float, floa
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--n", type=int, default=200_000_000, help="number of weights")
     args = p.parse_args(argv)
     small = {"raw": {"w": torch.zeros(10)}}, {"optimizers": []}

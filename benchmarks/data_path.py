@@ -13,7 +13,6 @@ where something else runs on a core. --threads 1 hardly minds.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from torchvision import transforms
 from benchmarks.measure import fastest, report
 from datasets import ImageSet, Stream
 from datasets.images import to_pil
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 
 SIZE, CROP, N_CLASSES = 32, 4, 10
 
@@ -72,7 +71,7 @@ def our_epoch(images: ImageSet, batch_size: int, device: torch.device) -> Callab
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--n", type=int, default=50_000, help="images of an epoch")
     p.add_argument("--batch_size", type=int, default=256)
     p.add_argument("--repeats", type=int, default=3)

@@ -14,7 +14,6 @@ system themselves), on CUDA the caching allocator's own maximum.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks.measure import N_CLASSES, SHAPE, digits_task, digits_unet, fastest, peak_bytes, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.curvature import fisher
 from functions.training.distributed import choose_device
 
@@ -60,8 +59,7 @@ def ratios_of(model: nn.Module, device: torch.device, batch: int, repeats: int) 
 
 
 def main(argv: list[str] | None = None) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of the loop; of the others three times as many")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)

@@ -11,7 +11,6 @@ On a CPU the peak is of torch's allocator, without what oneDNN takes from the sy
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import peak_bytes, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.curvature import influence
 from functions.curvature.fisher import Losses
 from functions.curvature.gradients import evaluating
@@ -106,7 +105,7 @@ def dense_difference(device: torch.device) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--k", type=int, default=1000, help="remain examples")
     p.add_argument("--chunk", type=int, default=influence.CHUNK, help="examples in one pass")
     p.add_argument("--repeats", type=int, default=1, help="timed iterations")

@@ -17,7 +17,6 @@ The peak is of bytes allocated by torch and not yet freed since the call began, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ import torch
 import torchvision
 
 from benchmarks.measure import digits_task, digits_unet, fastest, peak_bytes, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.curvature.saliency import top_share_mask, top_share_masks
 from functions.storage.artifacts import pack_bits, save_mask, unpack_bits
 
@@ -95,7 +94,7 @@ def share_of_step(repeats: int) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--n", type=int, default=100_000_000, help="number of scores")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)

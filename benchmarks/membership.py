@@ -11,7 +11,6 @@ calls otherwise), moved_by_rounding (0: that the plain SVC on float32 features c
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from sklearn.svm import SVC
 from tqdm import tqdm
 
 from benchmarks.measure import fastest, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.judging.membership import FEATURES, Judged, confidence, svc_calls, svc_feature
 
 CLASSES, SPREAD = 10, 6.0
@@ -57,7 +56,7 @@ def all_calls(attack, feature, sets: list[Judged]) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--n", type=int, default=10_000, help="number of members, and of non-members")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--threads", type=int, default=1)

@@ -12,7 +12,6 @@ that is counted), and pr_difference, of the shares.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import fastest, peak_bytes, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.judging import metrics
 from functions.training.distributed import choose_device
 
@@ -79,8 +78,7 @@ def ratios_of(n: int, dims: int, repeats: int, device: torch.device) -> dict[str
 
 
 def main(argv: list[str] | None = None) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--dims", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)

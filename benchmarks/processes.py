@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 
 
 def step_seconds(n_steps: int) -> float:
@@ -64,8 +64,7 @@ def launch(n: int, steps: int) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

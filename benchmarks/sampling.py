@@ -8,7 +8,6 @@ Every ratio is of the minimum over `--repeats` of each, in turn, in one process.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.config.load import load_config
 from functions.config.schema import Sampling
 from functions.judging.classifier import load_classifier
@@ -137,7 +136,7 @@ def accuracies(run: str, classifier: str, n_per_class: int, device: torch.device
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")

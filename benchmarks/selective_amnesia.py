@@ -10,7 +10,6 @@ zero but for rounding (the bias of attention's keys).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.measure import digits_task, digits_unet, fastest, report
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from functions.curvature.sweep import sweep
 from functions.tasks import Denoising
 from functions.training.distributed import choose_device
@@ -49,7 +48,7 @@ def generator(device: torch.device) -> torch.Generator:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--repeats", type=int, default=5, help="of each")
     p.add_argument("--n_chunks", type=int, default=4)
     p.add_argument("--threads", type=int, default=2)

@@ -8,7 +8,6 @@ Ratio: ours_over_by_hand (wanted: 1.15 or less).
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import torch
 import generate_fisher_mask
 import train
 from functions.config import load as config
-from functions.config.cli import run_main
+from functions.config.cli import Parser, run_main
 from runners.methods.sfron import SFRon
 from runners.setup import prepare
 
@@ -59,7 +58,7 @@ def by_hand(runner: SFRon):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)

@@ -10,7 +10,6 @@ and writes OUT/constants.json: for each method the trial of the smallest average
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, run_main, whole
 from functions.errors import InputError
 from functions.experiments import plot, tables
 from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
 from functions.locks import SHORT, writing_file
+from functions.places import check_folder_place
 
 CONSTANTS = Path(__file__).with_name("classifier_constants.json")
 CONFIG = "digits_classifier.yml"
@@ -287,10 +287,10 @@ def choose(trials: list[dict]) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", default="results/classifiers", help="where everything goes")
+    p = Parser(description=__doc__)
+    p.add_argument("--out", type=a_path, default="results/classifiers", help="where everything goes")
     p.add_argument("--tune", action="store_true", help="the trials on validation seeds, in place of the comparison")
-    p.add_argument("--constants", default=str(CONSTANTS), help="what --tune chose")
+    p.add_argument("--constants", type=a_path, default=str(CONSTANTS), help="what --tune chose")
     p.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="only these, to run in pieces")
     p.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     p.add_argument(
@@ -301,8 +301,11 @@ def main(argv: list[str] | None = None) -> None:
         metavar="METHOD",
         help=f"only these rows: {', '.join(TRIALS)}",
     )
-    p.add_argument("--n_seeds", type=int, metavar="N", help="only the first N seeds of each model and scenario")
+    p.add_argument(
+        "--n_seeds", type=whole(1, 1000), metavar="N", help="only the first N seeds of each model and scenario"
+    )
     args = p.parse_args(argv)
+    check_folder_place(args.out, "--out")
     pieces = Pieces(Path(args.out))
     cases = [c for c in (VALIDATION if args.tune else FINAL) if c.model in args.models and c.scenario in args.scenarios]
     if args.n_seeds is not None:

@@ -7,17 +7,17 @@ trials by which each method's constants in configs/digits_*.yml were chosen inst
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, run_main, whole
 from functions.experiments import plot, tables
 from functions.experiments.stages import Stages
 from functions.files import read_json, write_atomic, write_json
+from functions.places import check_folder_place
 
 CASES = [(0, 0), (0, 1), (0, 2), (3, 0), (8, 0)]  # (class to forget, seed)
 PER_CLASS, GUIDED, UNGUIDED = 100, "2.0", "0.0"
@@ -367,10 +367,12 @@ def tune(pieces: Pieces, methods: list[str]) -> list[tables.Row]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", default="results/comparison", help="where everything goes")
+    p = Parser(description=__doc__)
+    p.add_argument("--out", type=a_path, default="results/comparison", help="where everything goes")
     p.add_argument("--tune", action="store_true", help="run the trials of each method on the validation seed instead")
-    p.add_argument("--per_class", type=int, default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})")
+    p.add_argument(
+        "--per_class", type=whole(1, 10**6), default=PER_CLASS, help=f"samples per class to judge ({PER_CLASS})"
+    )
     p.add_argument(
         "--methods",
         nargs="+",
@@ -379,8 +381,11 @@ def main(argv: list[str] | None = None) -> None:
         metavar="METHOD",
         help=f"only these rows, to run the list in pieces: {', '.join(TITLES)}",
     )
-    p.add_argument("--only_cases", type=int, metavar="N", help="the first N of the five (class, seed) cases")
+    p.add_argument(
+        "--only_cases", type=whole(1, len(CASES)), metavar="N", help="the first N of the five (class, seed) cases"
+    )
     args = p.parse_args(argv)
+    check_folder_place(args.out, "--out")
     pieces = Pieces(Path(args.out), args.per_class)
     labels = ("method", "trial") if args.tune else ("class", "method")
     rows = tune(pieces, args.methods) if args.tune else compare(pieces, CASES[: args.only_cases], args.methods)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, a_seed, run_main, whole
 from functions.config.load import load_config
 from functions.experiments.stages import Stages
 from functions.files import read_json, version, write_json
+from functions.places import check_folder_place
 
 ROW = 8  # images per class and side of the picture
 GUIDED, UNGUIDED = "2.0", "0.0"
@@ -31,16 +32,18 @@ FISHER_COST, JUDGE_COST = 1.5, 0.1  # an image passed there, over one in trainin
 LEAST_BEFORE, LEAST_UA, LEAST_KEPT, MOST_FID = 0.9, 0.9, 0.95, 3.0
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__)
+def parser() -> Parser:
+    p = Parser(description=__doc__)
     p.add_argument("--label_to_forget", type=int, default=0, choices=range(CLASSES), help="the digit to forget (0)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", default="results/quickstart", help="where everything goes")
+    p.add_argument("--seed", type=a_seed, default=0)
+    p.add_argument("--out", type=a_path, default="results/quickstart", help="where everything goes")
     sizes = p.add_argument_group("sizes: a run of other sizes ends with exit code 0 whatever it shows")
-    sizes.add_argument("--per_class", type=int, help=f"samples per class ({PER_CLASS})")
-    sizes.add_argument("--pretrain_steps", type=int, help=f"default: as {config_of('pretrain')} says")
-    sizes.add_argument("--unlearn_steps", type=int, help=f"default: as {config_of('sfron')} says")
-    sizes.add_argument("--judge_epochs", type=int, help=f"training of the judging classifier ({JUDGE_EPOCHS})")
+    sizes.add_argument("--per_class", type=whole(1, 10**6), help=f"samples per class ({PER_CLASS})")
+    sizes.add_argument("--pretrain_steps", type=whole(1, 10**9), help=f"default: as {config_of('pretrain')} says")
+    sizes.add_argument("--unlearn_steps", type=whole(1, 10**9), help=f"default: as {config_of('sfron')} says")
+    sizes.add_argument(
+        "--judge_epochs", type=whole(1, 10**6), help=f"training of the judging classifier ({JUDGE_EPOCHS})"
+    )
     return p
 
 
@@ -51,6 +54,7 @@ def config_of(mode: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    check_folder_place(args.out, "--out")
     label, out = args.label_to_forget, Path(args.out)
     print(f"A diffusion model learns ten digits, then forgets {label}. Everything goes to {out}.", flush=True)
     run = Quickstart(args)

@@ -19,11 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from functions.config.cli import run_main
+from functions.config.cli import Parser, a_path, a_seed, run_main, whole
 from functions.config.methods import MODES
 from functions.errors import InputError
 from functions.experiments.stages import Stages
 from functions.files import version, write_json
+from functions.places import check_folder_place
 
 FPR = 0.01
 METHODS = [mode for mode in MODES if mode not in ("pretrain", "generate_fisher", "generate_mask")]
@@ -35,25 +36,23 @@ DIRECTION = "higher leaks more; 0.01 is chance"
 def parse(argv: list[str] | None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     own, words = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    p = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="words after -- go to the unlearning command, e.g. -- --lr 0.01",
+    p = Parser(description=__doc__, epilog="words after -- go to the unlearning command, e.g. -- --lr 0.01")
+    p.add_argument("--out", type=a_path, required=True, metavar="DIR", help="where everything goes")
+    p.add_argument(
+        "--config", type=a_path, required=True, metavar="FILE", help="of the classifier, e.g. digits_classifier.yml"
     )
-    p.add_argument("--out", required=True, metavar="DIR", help="where everything goes")
-    p.add_argument("--config", required=True, metavar="FILE", help="of the classifier, e.g. digits_classifier.yml")
     p.add_argument("--mode", required=True, choices=METHODS, metavar="MODE", help="the method, as train.py calls it")
-    p.add_argument("--n_shadows", type=int, default=16, metavar="M")
-    p.add_argument("--n_candidates", type=int, default=300, metavar="N")
-    p.add_argument("--seed", type=int, default=0, help="of the candidates, of their thirds, and of all models")
+    p.add_argument("--n_shadows", type=whole(2, 10**4), default=16, metavar="M")
+    p.add_argument("--n_candidates", type=whole(3, 10**7), default=300, metavar="N")
+    p.add_argument("--seed", type=a_seed, default=0, help="of the candidates, of their thirds, and of all models")
     p.add_argument(
         "--mask",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="salun, sfron: make the method's mask for each shadow (salun without one is RL)",
     )
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = p.parse_args(own)
+    check_folder_place(args.out, "--out")
     args.words = words
     return args
 

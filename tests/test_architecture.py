@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what models and datasets may import too, and the only such modules of functions
-GROUND = "arrays errors files finite interrupts locks memory pictures progress randomness"
+GROUND = "arrays errors files finite interrupts locks memory pictures places progress randomness"
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
@@ -22,13 +22,14 @@ ROOMS = {
     "finite": "errors",
     "arrays": "errors",
     "memory": "errors",
+    "places": "errors",
     "tasks": "",
-    "config": "errors interrupts",
+    "config": "errors interrupts places",
     "training": "errors finite progress tasks config",
     "curvature": "errors progress tasks",
     "storage": "errors files finite locks config curvature",
     "sampling": "errors files finite arrays memory locks pictures progress randomness tasks config training storage",
-    "judging": "errors files finite locks progress randomness storage sampling",
+    "judging": "errors files finite locks places progress randomness storage sampling",
     "experiments": "errors files locks config",
 }
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.

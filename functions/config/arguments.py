@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 
 from functions.config import schema, unlearning
+from functions.config.cli import a_path
+from functions.errors import shown
 
 Group = argparse._ArgumentGroup
 
 
 def add_forget_arguments(p: Group) -> None:
     p.add_argument(
-        "--ckpt_folder", "--model_path", metavar="RUN", help="the run folder whose newest checkpoint to start from"
+        "--ckpt_folder",
+        "--model_path",
+        type=a_path,
+        metavar="RUN",
+        help="the run folder whose newest checkpoint to start from",
     )
     p.add_argument("--label_to_forget", type=int, metavar="C", help="the class to forget, or to leave out")
     p.add_argument("--class_to_replace", type=int, metavar="C", help="the same; -1: images of every class")
@@ -23,14 +29,18 @@ def add_forget_arguments(p: Group) -> None:
     )
     p.add_argument("--forget_fraction", type=float, metavar="Q", help="forget this share instead of a number")
     p.add_argument(
-        "--forget_idx", metavar="FILE", help="forget these: a JSON list or .npy of indices into the training images"
+        "--forget_idx",
+        type=a_path,
+        metavar="FILE",
+        help="forget these: a JSON list or .npy of indices into the training images",
     )
-    p.add_argument("--save_dir", metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
+    p.add_argument("--save_dir", type=a_path, metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
 
 
 def add_unlearning_arguments(p: Group) -> None:
     p.add_argument(
         "--mask_path",
+        type=a_path,
         metavar="FILE",
         help="saliency mask of generate_fisher_mask.py or of --mode generate_mask, or a published .pt",
     )
@@ -70,7 +80,7 @@ def add_training_arguments(p: Group) -> None:
         choices=schema.DATASETS,
         help="without --config: its DATASET_classifier.yml (default: the model's, or cifar10)",
     )
-    p.add_argument("--data_path", "--data", "--data_dir", metavar="DIR", help="where data sets are, or go")
+    p.add_argument("--data_path", "--data", "--data_dir", type=a_path, metavar="DIR", help="where data sets are, or go")
     p.add_argument("--arch", help="cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm")
     p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
     p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
@@ -84,4 +94,7 @@ def add_training_arguments(p: Group) -> None:
 
 def epochs(text: str) -> list[int]:
     """`91,136` -> [91, 136]"""
-    return [int(e) for e in text.split(",")]
+    try:
+        return [int(e) for e in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {shown(text)}; wanted epochs such as 91,136") from None

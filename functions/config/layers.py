@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import yaml
-
 from functions.config.methods import METHODS
-from functions.errors import InputError, nearest
+from functions.config.yaml_files import parse_yaml, read_sections
+from functions.errors import InputError, nearest, shown
+from functions.places import place
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
@@ -16,42 +15,23 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 ALTERNATIVES = {("training", "n_iters"): "epochs", ("training", "epochs"): "n_iters"}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; here it is a number."""
+def find_config(name: str, said: str = "--config") -> Path:
+    """A path as it is, otherwise the file of that name in `configs/` or a folder of it, where names are unique.
 
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def parse_yaml(text: str, source: str) -> object:
-    """YAML text to plain objects; a broken text is one line that names `source` and the line."""
+    `said` is where the name stands, for messages.
+    """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{source}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-
-
-def read_yaml(path: Path) -> object:
-    """`parse_yaml` of a file."""
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
-def find_config(name: str) -> Path:
-    """A path as it is, otherwise the file of that name in `configs/` or a folder of it, where names are unique."""
-    if Path(name).is_file():
-        return Path(name)
+        path = Path(place(name))
+    except ValueError as error:
+        raise InputError(f"{said.rstrip(':')}: {error}") from None
+    if path.is_file():
+        return path
+    if path.exists():
+        raise InputError(f"{said} {name}: is {'a folder' if path.is_dir() else 'no file'}; wanted a YAML file")
     there = {p.name: p for p in sorted(CONFIG_FOLDER.rglob("*.yml"))}
     if name in there:
         return there[name]
-    known = list(there)
-    raise InputError(f"--config {name}: no such file, here or in configs/{nearest(name, known)}")
+    raise InputError(f"{said} {name}: no such file, here or in configs/{nearest(name, there)}")
 
 
 class Layers:
@@ -124,7 +104,8 @@ class Layers:
         self.architecture = (blocks.get("pretrain") or {}).get("model", {})
         for name in blocks:
             if name not in METHODS:
-                raise InputError(f"{self.source(('modes', name))}: modes.{name}: no such mode{nearest(name, METHODS)}")
+                where = self.source(("modes", str(name)))
+                raise InputError(f"{where}: modes.{name}: no such mode{nearest(name, METHODS)}")
         if self.mode not in blocks:
             raise InputError(f"{where}: modes.{self.mode}: missing; there are blocks for {', '.join(blocks)}")
         sources, spellings = (_below(d, ("modes", self.mode)) for d in (self.sources, self.spellings))
@@ -175,20 +156,20 @@ def _below(paths: dict[tuple[str, ...], str], prefix: tuple[str, ...]) -> dict[t
     return {path[n:]: value for path, value in paths.items() if path[:n] == prefix and len(path) > n}
 
 
-def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] = ()) -> Layers:
+def read_layers(name: str, layers: Layers | None = None, seen: tuple[Path, ...] = (), said: str = "--config") -> Layers:
     """The settings of a file on top of those of its `base:` chain (looked up beside it, then in configs/)."""
     layers = layers or Layers()
-    path = find_config(name)
+    path = find_config(name, said)
     if path.resolve() in seen:
         raise InputError(f"{path}: base: {name} leads back to itself")
-    tree = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: wanted keys and values, got {type(tree).__name__}")
-    if base := tree.pop("base", None):
+    tree = read_sections(path)
+    if "base" in tree:
+        base = tree.pop("base")
         if not isinstance(base, str):
-            raise InputError(f"{path}: base: got {base!r}; wanted the name of a file")
+            raise InputError(f"{path}: base: got {shown(base)}; wanted the name of a file")
         beside = path.parent / base
-        read_layers(str(beside) if beside.is_file() else base, layers, (*seen, path.resolve()))
+        there = "\0" not in base and beside.is_file()
+        read_layers(str(beside) if there else base, layers, (*seen, path.resolve()), f"{path}: base:")
     layers.merge(tree, str(path))
     layers.sources[()] = str(path)
     return layers
@@ -199,16 +180,16 @@ def apply_overlay(layers: Layers, name: str) -> None:
 
     Both for the sections that the config has; of what is for all modes only the keys of `unlearn` that this one reads.
     """
-    path = find_config(name)
-    blocks, method = read_yaml(path), METHODS[layers.mode]
+    path = find_config(name, "--overlay")
+    blocks, method = read_sections(path), METHODS[layers.mode]
     world = layers.values.get("world")
-    if not isinstance(blocks, dict) or not isinstance(world, str) or world not in blocks:
-        raise InputError(f"{path}: no block for world {world!r}")
+    if not isinstance(world, str) or world not in blocks:
+        raise InputError(f"{path}: no block for world {shown(world)}")
     shared = dict(_block(blocks[world], f"{path}: {world}"))
     modes = _block(shared.pop("modes", None), f"{path}: {world}.modes")
     for mode in modes:
         if mode not in METHODS:
-            raise InputError(f"{path}: {world}.modes.{mode}: no such mode{nearest(str(mode), METHODS)}")
+            raise InputError(f"{path}: {world}.modes.{mode}: no such mode{nearest(mode, METHODS)}")
     if isinstance(shared.get("unlearn"), dict) and method.section == "unlearn":
         shared["unlearn"] = {k: v for k, v in shared["unlearn"].items() if k in method.model_fields}
     own = _block(modes.get(layers.mode), f"{path}: {world}.modes.{layers.mode}")
@@ -221,7 +202,7 @@ def apply_overlay(layers: Layers, name: str) -> None:
 def _block(settings: object, named: str) -> dict:
     """A part of an overlay, {} where there is nothing in it. Raises InputError where it is no mapping."""
     if not isinstance(settings, dict | None):
-        raise InputError(f"{named}: got {settings!r}; wanted keys and values")
+        raise InputError(f"{named}: got {shown(settings)}; wanted keys and values")
     return settings or {}
 
 
@@ -230,7 +211,8 @@ def apply_setting(layers: Layers, setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals:
         raise InputError(f"--set {setting}: wanted section.key=value")
-    layers.merge(nested(key.strip(), parse_yaml(value, f"--set {setting}")), f"--set {setting}")
+    said = f"--set {shown(setting)[1:-1]}"
+    layers.merge(nested(key.strip(), parse_yaml(value, said)), said)
 
 
 def nested(key: str, value: object) -> dict:

@@ -22,7 +22,7 @@ from functions.config.names import FLAG_OF, apply_flags
 from functions.config.schema import Config
 from functions.config.section import Mode, Refused, Section
 from functions.config.worlds import WORLDS
-from functions.errors import InputError, nearest
+from functions.errors import InputError, nearest, shown
 
 FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of its own
 # Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
@@ -34,7 +34,9 @@ LATER = {
     ("saliency", "average"): "images",
 }
 # Tags of a union, which pydantic puts into the place of an error
-TAGS = {model for world in WORLDS.values() for model in world.models}
+TAGS = tuple(model for world in WORLDS.values() for model in world.models)
+# and what it calls the types of another union there
+MEMBERS = re.compile(r"(constrained-)?(int|float)$|bool$|str$|list\[|literal\[|function-")
 
 
 def load_config(name: str, mode: str, overlays=(), settings=(), flags: dict[str, object] | None = None) -> Config:
@@ -92,7 +94,7 @@ def _check_own_sections(values: dict, layers: Layers) -> None:
     for method in METHODS.values():
         given = values.pop(method.own, None) if method.own else None
         if not isinstance(given, dict | None):
-            raise InputError(f"{layers.named((method.own,))}: got {given!r}; wanted keys and values")
+            raise InputError(f"{layers.named((method.own,))}: got {shown(given)}; wanted keys and values")
         for key in given or {}:
             if key not in method.own_keys():
                 hint = nearest(str(key), method.own_keys())
@@ -107,7 +109,7 @@ def _unlearn(given: object, method: type[Mode], layers: Layers) -> dict | None:
     if given is None:
         return None
     if not isinstance(given, dict):
-        raise InputError(f"{layers.named(('unlearn',))}: got {given!r}; wanted keys and values")
+        raise InputError(f"{layers.named(('unlearn',))}: got {shown(given)}; wanted keys and values")
     reads = set(method.model_fields) if method.section == "unlearn" else set()
     for key in sorted(given.keys() - reads, key=str):
         default = [m.model_fields[key].default for m in _methods() if key in m.model_fields]
@@ -129,19 +131,23 @@ def _validated(model: type[Section], values: dict, layers: Layers, prefix: tuple
         return model.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-    loc = (*prefix, *(str(p) for p in problem["loc"] if p not in TAGS))
+    loc = (*prefix, *(str(p) for p in problem["loc"] if p not in TAGS and not MEMBERS.match(str(p))))
     named = layers.named(loc)
     if problem["type"] == "extra_forbidden":
         raise InputError(f"{named}: unknown key{nearest(loc[-1], _keys_at(model, problem['loc'][:-1]))}")
     if problem["type"] == "missing":
         raise InputError(f"{named}: missing; wanted here or in its base")
+    if problem["type"] == "union_tag_not_found":
+        raise InputError(f"{named}.name: missing; wanted one of {', '.join(TAGS)}")
     came = problem["input"]
     if problem["type"] == "union_tag_invalid":  # the whole section comes back: show its name alone
         came, named = came["name"], f"{named}.name"
+    if problem["type"] == "value_error":  # says itself what came
+        raise InputError(f"{named}: {problem['ctx']['error']}")
     wanted = problem["msg"].lower().replace("input should be", "wanted")
     wanted = re.sub(".*expected tags: ", "wanted ", wanted)
     hint = nearest(came, re.findall(r"'(.*?)'", wanted)) if isinstance(came, str) else ""
-    raise InputError(f"{named}: got {came!r} ({type(came).__name__}); {wanted}{hint}")
+    raise InputError(f"{named}: got {shown(came)} ({type(came).__name__}); {wanted}{hint}")
 
 
 def _keys_at(model: type[Section], loc: tuple) -> list[str]:

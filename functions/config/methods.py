@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
-from functions.config.section import Mode, Positive, Refused, Share, Weight
+from functions.config.section import Batch, Inside, Mode, Place, Positive, Refused, Scale, Share, Weight
 from functions.config.unlearning import PUBLISHED_LOSSES, Closed, Masked, Objective, Stepped, Weighted
 from functions.config.worlds import WORLDS
 
@@ -44,7 +44,7 @@ class Finetune(Masked):
 class GradientAscent(Weighted, Masked):
     """-alpha L_f"""
 
-    forget_clip: float | None = Field(None, gt=0)  # norm, after masking
+    forget_clip: Scale | None = None  # norm, after masking
 
 
 class NegGrad(Weighted, Masked):
@@ -61,7 +61,7 @@ class SFRon(Objective, Stepped):
     loss: Literal[PUBLISHED_LOSSES] = "adaga"
     mask_mode: Literal["strict", "gradient"] = "gradient"
     method: Literal["ron", "joint"] = "ron"  # a forget step, then remain steps; or one step on the sum
-    forget_clip: float | None = Field(None, gt=0)  # norm, after masking
+    forget_clip: Scale | None = None  # norm, after masking
     forget_every: Positive = 1  # steps from one forget step to the next; the first is step 0 (published)
     remain_per_forget: Positive = 1
     mask_joint: bool = True  # published: with method joint the mask is lost
@@ -113,7 +113,7 @@ class SelectiveAmnesia(Masked):
     lmbda: Weight
     gamma_gr: Weight = 1.0
     replay: Literal["samples", "remain"] = "samples"  # the model's own class_samples/, or the remain data
-    fisher_path: str | None = None  # .safetensors, or a published .pkl; None: fisher_dict.safetensors of ckpt_folder
+    fisher_path: Place | None = None  # .safetensors, or a published .pkl; None: fisher_dict.safetensors of ckpt_folder
 
     def check(self, cfg):
         super().check(cfg)
@@ -146,7 +146,7 @@ class L1Sparse(Masked):
     flags: ClassVar = {"alpha": "weight"}
 
     weight: Weight = 5e-4
-    no_l1_epochs: int = Field(0, ge=0)  # the last epochs have none
+    no_l1_epochs: int = Field(0, ge=0, le=10**9)  # the last epochs have none
 
     @property
     def scheduled(self):
@@ -158,10 +158,10 @@ class Scrub(Masked):
 
     own: ClassVar = "scrub"
 
-    msteps: int = Field(2, ge=0)
+    msteps: int = Field(2, ge=0, le=10**9)
     gamma: Weight = 0.99  # of the cross entropy
     alpha: Weight = 0.001  # of the divergence
-    temperature: float = Field(4.0, gt=0)
+    temperature: float = Field(4.0, gt=1e-6, le=1e6)  # logits are divided by it, and by its square
 
 
 class BadTeacher(Masked):
@@ -169,7 +169,7 @@ class BadTeacher(Masked):
 
     own: ClassVar = "bad_teacher"
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=1e-6, le=1e6)
 
 
 class Boundary(Masked):
@@ -197,7 +197,7 @@ class BoundaryShrink(Boundary):
 
     own: ClassVar = "boundary"
 
-    eps: float = Field(0.1, gt=0)  # the step that finds the nearest class, in pixels of [0, 1]
+    eps: float = Field(0.1, gt=0, le=1)  # the step that finds the nearest class, in pixels of [0, 1]
 
 
 class Influence(Closed):
@@ -206,11 +206,11 @@ class Influence(Closed):
     own: ClassVar = "iu"
     flags: ClassVar = {"alpha": "step"}
 
-    step: float = 1.0
+    step: float = Field(1.0, ge=-3e38, le=3e38)  # the ends of float32
     k: Positive = 1000
     solver: Literal["exact", "published"] = "exact"  # published: the recursion, rank one along the first gradient
-    chunk: Positive = 32  # examples differentiated at once
-    tol: float = Field(1e-6, gt=0)  # relative residual at which conjugate gradients stop
+    chunk: Batch = 32  # examples differentiated at once
+    tol: Inside = 1e-6  # relative residual at which conjugate gradients stop
     max_iter: Positive = 200  # or after so many, with a line that says so
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from functions.config.section import Mode, Positive, Refused, Weight
+from functions.config.section import Batch, Mode, Positive, Refused, Scale, Weight
 from functions.config.worlds import WORLDS
 
 ESTIMATORS = ("per_example", "batch")
@@ -18,9 +18,9 @@ class Drawn(Mode):
     needs: ClassVar = ("forget", "ckpt_folder")
     flags: ClassVar = {"cond_scale": "guidance"}
 
-    draws: Positive = 1
+    draws: Batch = 1
     guidance: Weight = 0.0
-    batch_size: Positive = 128
+    batch_size: Batch = 128
 
     def check(self, cfg):
         if not WORLDS[cfg.world].diffusion and (self.guidance or self.draws > 1):
@@ -33,7 +33,7 @@ class Fisher(Drawn):
     section: ClassVar = "fisher"
 
     estimator: Literal[ESTIMATORS] = "per_example"
-    clip: float | None = Field(None, gt=0)  # `batch` only: norm of each batch gradient before squaring
+    clip: Scale | None = None  # `batch` only: norm of each batch gradient before squaring
     zero_ratio_salient: bool = False  # published: weights where both Fishers are 0 count as salient up to gamma 1
 
     def check(self, cfg):
@@ -51,7 +51,7 @@ class Saliency(Drawn):
     # whose gradients are averaged: images', or (published) batches', where an image of a short last batch counts more
     average: Literal["images", "batches"] = "images"
     # published for diffusion: norm of each batch's gradient, which makes the mean one of batches
-    clip: float | None = Field(None, gt=0)
+    clip: Scale | None = None
     export: bool = False  # also write with_<q>.pt, which the published classification scripts read
 
 
@@ -79,12 +79,12 @@ class Sampling(Mode):
     flags: ClassVar = {"cond_scale": "cond_scale"}
 
     sample_type: Literal["generalized", "ddpm_noisy", "dpm_solver"] = "generalized"
-    timesteps: Positive = 1000  # steps of the sampler; dpm_solver wants about 20
+    timesteps: int = Field(1000, gt=0, le=100_000)  # steps of the sampler; dpm_solver wants about 20
     eta: Weight = 1.0  # generalized: 0 is DDIM, 1 is ancestral
     skip_type: Literal["uniform", "quad"] = "uniform"
     cond_scale: Weight = 2.0  # w: (1 + w) eps_c - w eps_null
     weights: Literal["auto", "ema", "raw"] = "auto"  # auto: EMA where the checkpoint has one
-    n_samples_per_class: Positive = 500
-    batch_size: Positive = 128
+    n_samples_per_class: int = Field(500, gt=0, le=10**6)  # FID takes 50,000 in all
+    batch_size: Batch = 128
     minmax: bool = False  # published: stretch each image to 0..255 by its own minimum and maximum
     train_mode: bool = False  # published: the EMA copy stays in train mode, so dropout is active

@@ -7,7 +7,22 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny, field_validator
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
-from functions.config.section import Mode, Positive, Section, Share, Weight
+from functions.config.section import (
+    Batch,
+    Depth,
+    Inside,
+    Mode,
+    Place,
+    Positive,
+    Scale,
+    Section,
+    Seed,
+    Share,
+    Side,
+    Weight,
+    Width,
+    Workers,
+)
 from functions.config.worlds import WORLDS
 
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
@@ -18,30 +33,32 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torc
 
 class Data(Section):
     dataset: Literal[DATASETS]
-    path: str = "data"  # where torchvision data sets are downloaded, or the folder of `dataset: folder`
-    image_size: Positive | None = None  # resize to this; None keeps the data set's own size
+    path: Place = "data"  # where torchvision data sets are downloaded, or the folder of `dataset: folder`
+    image_size: Side | None = None  # resize to this; None keeps the data set's own size
     flip: bool = False  # random horizontal flips, drawn afresh for every batch
     frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
-    crop: int = Field(0, ge=0)  # random crops after padding by this many pixels
-    n_workers: int = Field(2, ge=0)  # decoding processes; image folders only
+    crop: int = Field(0, ge=0, le=1024)  # random crops after padding by this many pixels
+    n_workers: Workers = 2  # decoding processes; image folders only
     # of the training images, never trained on; a classifier's accuracy on them is said after each epoch
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    indices: str | None = None  # pretraining on these images alone: a JSON list or .npy of indices
+    indices: Place | None = None  # pretraining on these images alone: a JSON list or .npy of indices
 
 
 class UNetModel(Section):
     name: Literal["unet"]
-    ch: Positive
-    ch_mult: list[Positive] = Field(min_length=1)
-    num_res_blocks: Positive
-    attn_resolutions: list[Positive]
+    # of the embedding of t: half of them sines, whose frequencies are apart by a power of 1 / (ch/2 - 1)
+    ch: int = Field(ge=4, le=4096)
+    # each halves the image: 4096 pixels can be halved twelve times
+    ch_mult: list[Annotated[int, Field(gt=0, le=64)]] = Field(min_length=1, max_length=13)
+    num_res_blocks: Depth
+    attn_resolutions: list[Side]
     dropout: Share = 0.1
     resamp_with_conv: bool = True
 
 
 class CNNModel(Section):
     name: Literal["cnn"]
-    width: Positive = 32
+    width: Width = 32
 
 
 class CifarModel(Section):
@@ -49,12 +66,18 @@ class CifarModel(Section):
     arch: Literal[CIFAR_ARCHS]
 
 
+# timm's models take sizes, counts, shares and names
+Option = (
+    Annotated[int, Field(ge=-(10**6), le=10**6)] | Annotated[float, Field(ge=-1e6, le=1e6)] | bool | str | list[Side]
+)
+
+
 class LibraryModel(Section):
     name: Literal["torchvision", "timm"]
     arch: str
-    options: dict[str, int | float | bool | str | list[int]] = {}  # further arguments of timm.create_model
+    options: dict[str, Option] = {}  # further arguments of timm.create_model
     pretrained: bool = False  # start from ImageNet's weights
-    resize: int = Field(0, ge=0)  # side that images are scaled to inside the model; 0: not
+    resize: int = Field(0, ge=0, le=4096)  # side that images are scaled to inside the model; 0: not
 
 
 class PixelsEncoder(Section):
@@ -66,30 +89,31 @@ class PixelsEncoder(Section):
 
 
 class Diffusion(Section):
-    timesteps: Positive = 1000  # T
-    beta_start: float = Field(1e-4, gt=0, lt=1)
-    beta_end: float = Field(0.02, gt=0, lt=1)
+    # T: a schedule goes from one beta to another, and each step of it takes a weight
+    timesteps: int = Field(1000, ge=2, le=100_000)
+    beta_start: Inside = 1e-4
+    beta_end: Inside = 0.02
     p_uncond: Share = 0.1  # labels dropped in pretraining and remain steps
     reduction: Literal["sum", "mean"] = "sum"  # of the squared error over C,H,W
 
 
 class Optim(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1e30)  # float32 ends at 3e38
     lr_schedule: Literal["constant", "cosine", "steps"] = "constant"
     cosine_per: Literal["step", "epoch"] = "step"  # cosine: the rate falls with each step, or (published) each epoch
     decreasing_lr: list[Positive] = []  # steps: the rate is divided by ten from each of these epochs on
     weight_decay: Weight = 0.0
     momentum: Share = 0.9  # SGD only
-    grad_clip: float | None = Field(None, gt=0)  # norm; training and remain steps
+    grad_clip: Scale | None = None  # norm; training and remain steps
 
 
 class Training(Section):
     n_iters: Positive | None = None  # steps; or
     epochs: Positive | None = None  # passes over what the method trains on. What was set last counts
-    batch_size: Positive
+    batch_size: Batch
     ema: bool  # keep an exponential moving average; it starts as a copy of the weights after the first step
-    ema_rate: float = Field(0.9999, gt=0, lt=1)
+    ema_rate: Inside = 0.9999
     log_freq: Positive = 10
     snapshot_freq: Positive = 1000
     keep: Positive = 3  # snapshots that stay, besides the final one
@@ -99,7 +123,7 @@ class Training(Section):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False  # torch.compile the model that training steps call
     # a batch passes in so many parts, one part's activations in memory at a time; each is computed twice
-    accumulate: Positive = 1
+    accumulate: Batch = 1
     checkpointing: bool = False  # activations inside blocks are computed again in the backward pass, not kept
     # classes on the grid of a snapshot, chosen evenly, always the forgotten one; off: no grid. Diffusion only
     preview: Positive | Literal["off"] = 10
@@ -115,20 +139,20 @@ class Training(Section):
 class Forget(Section):
     """What to forget: a class, a number or share of all images or of one class, or the images of an index file."""
 
-    label: int | None = Field(None, ge=0)
+    label: int | None = Field(None, ge=0, le=10**9)
     count: Positive | None = None
     fraction: float | None = Field(None, gt=0, le=1)
-    index_file: str | None = None  # a JSON list of indices into the training images, or .npy
+    index_file: Place | None = None  # a JSON list of indices into the training images, or .npy
 
 
 class Seeds(Section):
     """Each comes from `seed` unless given."""
 
-    seed: int = Field(0, ge=0)
-    init: int | None = Field(None, ge=0)
-    split: int | None = Field(None, ge=0)  # of training and validation images; an original's is kept
-    forget: int | None = Field(None, ge=0)  # which images a number or a share takes
-    order: int | None = Field(None, ge=0)
+    seed: Seed = 0
+    init: Seed | None = None
+    split: Seed | None = None  # of training and validation images; an original's is kept
+    forget: Seed | None = None  # which images a number or a share takes
+    order: Seed | None = None
 
     def of(self, purpose: Literal["init", "split", "forget", "order"]) -> int:
         chosen = getattr(self, purpose)
@@ -153,7 +177,7 @@ class Config(Section):
     sampling: Sampling | None = None
     seeds: Seeds = Seeds()
     init_weights: Literal["ema", "raw"] = "ema"  # what unlearning and Fishers start from
-    ckpt_folder: str | None = None
-    results: str = "results"
-    save_dir: str | None = None  # the folder to write, in place of one below `results` named after the time
+    ckpt_folder: Place | None = None
+    results: Place = "results"
+    save_dir: Place | None = None  # the folder to write, in place of one below `results` named after the time
     device: str = "auto"  # auto: cuda where there is one

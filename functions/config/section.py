@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from functions.config.worlds import World
+from functions.places import place
 
-Positive = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+# Every number has an end: what is beyond it was never meant, and would be refused later, in words of torch's or of the
+# operating system's. A test holds every section to this.
+# What is counted one by one: a thousand millions in a second each are thirty years.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+# Rows that are in memory at once: a million of the smallest images here are a gigabyte with their activations.
+Batch = Annotated[int, Field(gt=0, le=2**20)]
+# Pixels of a side: one colour image of 4096 takes 200 MB in float32.
+Side = Annotated[int, Field(gt=0, le=4096)]
+# Channels: one 3x3 convolution between two layers of 4096 takes 600 MB in float32.
+Width = Annotated[int, Field(gt=0, le=4096)]
+# Blocks, one after the other: ResNet-1001 has 333.
+Depth = Annotated[int, Field(gt=0, le=1000)]
+# Processes or threads beside this one.
+Workers = Annotated[int, Field(ge=0, le=256)]
+# What the generators of torch and numpy take, as a signed number of 64 bits.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# A factor: float32 ends at 3e38, so that the product of three, squared gradients among them, is still a number.
+Weight = Annotated[float, Field(ge=0, le=1e12)]
+# A bound on a norm, or what something is divided by: the same range without its ends.
+Scale = Annotated[float, Field(gt=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Without an end: 0 and 1 themselves have no meaning.
+Inside = Annotated[float, Field(gt=0, lt=1)]
+Place = Annotated[str, AfterValidator(place)]
 
 
 class Refused(Exception):

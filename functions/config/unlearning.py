@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from functions.config.section import Mode, Refused, Section, Weight
+from functions.config.section import Inside, Mode, Place, Refused, Section, Weight
 from functions.config.worlds import WORLDS
 
 FORGET_LOSSES = ("adaga", "ga", "match", "relabel")
@@ -19,7 +19,7 @@ class Unlearning(Mode):
     section: ClassVar = "unlearn"
     needs: ClassVar = ("optim", "training", "forget", "ckpt_folder")
 
-    mask_path: str | None = None
+    mask_path: Place | None = None
 
 
 class Closed(Unlearning):
@@ -87,7 +87,7 @@ class Objective(Weighted):
 
     loss: Literal[PUBLISHED_LOSSES] = "rl"
     lambd: Weight = 0.5  # adaga's exponent of the adaptive weights, 1 / (l^lambd + adaga_floor) before they are scaled
-    adaga_floor: float = Field(1e-8, gt=0)  # published: 1e-8 for diffusion, 1e-15 for classifiers
+    adaga_floor: Inside = 1e-8  # published: 1e-8 for diffusion, 1e-15 for classifiers
     remain_alpha: Weight = 1.0
     # published for diffusion: labels are dropped where the model is asked about forget images too, in `match` once for
     # the prediction and once for its target

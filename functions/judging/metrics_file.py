@@ -8,6 +8,7 @@ from functions.errors import InputError
 from functions.files import read_json, version, write_json
 from functions.judging.contract import join
 from functions.locks import SHORT, writing_file
+from functions.places import check_file_place
 from functions.sampling.contract import read_generation
 
 
@@ -28,7 +29,17 @@ def write_section(path: Path, name: str, numbers: dict, samples: Path | str, pro
 def replace_section(path: Path, name: str, content: dict) -> None:
     """Section `name` of the file anew; the others stay. Raises InputError where the file holds no sections."""
     with writing_file(path, SHORT):
-        sections = read_json(path) if path.is_file() else {}
-        if not isinstance(sections, dict):
-            raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
-        write_json(path, {**sections, name: content})
+        write_json(path, {**_sections(path), name: content})
+
+
+def check_metrics_file(path: Path) -> None:
+    """Raises InputError where a section could not be written at the end of the work: asked before it."""
+    check_file_place(path, "--out")
+    _sections(path)
+
+
+def _sections(path: Path) -> dict:
+    sections = read_json(path) if path.is_file() else {}
+    if not isinstance(sections, dict):
+        raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
+    return sections

@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -195,6 +196,7 @@ class RunFolder:
         with open(self.logs / "stdout.txt", "a") as file:
             file.write(traceback.format_exc())
             os.fsync(file.fileno())
+        sys.exc_info()[1].kept_in = file.name  # for the line that ends the process
 
 
 def _brief(value: object) -> str:

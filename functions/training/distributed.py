@@ -194,8 +194,8 @@ def choose_device(name: str) -> torch.device:
         name = "cpu" if not torch.cuda.is_available() else "cuda" if size() == 1 else _own_cuda()
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    # torch's words for an unknown name and for a missing driver
+        torch.zeros(1, device=device).item()
+    # torch's words for an unknown name, for a missing driver and for a device that holds no values
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: {name}: {str(error).splitlines()[0]}") from None
     return device

@@ -138,10 +138,9 @@ def test_evaluation_has_the_published_keys(origin, capsys):
 
 
 @pytest.mark.parametrize("flag", ["--num_classes 10", "--workers 4", "--gpu 0", "--print_freq 50", "--rate 0.95"])
-def test_flags_that_did_nothing_are_not_accepted(origin, flag, capsys):
-    with pytest.raises(SystemExit):
+def test_flags_that_did_nothing_are_not_accepted(origin, flag):
+    with pytest.raises(InputError, match=f"^{flag.split()[0]}: no such flag"):
         unlearn(origin, "FT", flag)
-    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_a_flag_without_a_meaning_in_its_mode_is_one_line(origin):

@@ -9,7 +9,7 @@ import yaml
 from functions.config import layers
 from functions.config import load as config
 from functions.config.load import InputError, load_config
-from functions.config.methods import METHODS, MODES
+from functions.config.methods import METHODS, MODES, BoundaryExpand, Finetune, Pretrain, Retrain
 from functions.config.schema import CifarModel, CNNModel, Config, LibraryModel, UNetModel
 from functions.config.section import Section
 from functions.config.worlds import WORLDS
@@ -293,6 +293,48 @@ def test_every_model_belongs_to_a_world():
 def test_config_names_are_unique_over_all_folders():
     names = [path.name for path in layers.CONFIG_FOLDER.rglob("*.yml")]
     assert len(names) == len(set(names)) > 10
+
+
+# ---- bounds
+
+
+def numbers(schema: object, where: str):
+    """Every number that a JSON schema allows: where it stands, and its bounds."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from numbers(part, where)
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield where, {key for key in schema if "inimum" in key or "aximum" in key}
+        for key, part in schema.items():
+            yield from numbers(part, f"{where}.{key}")
+
+
+@pytest.mark.parametrize("section", [Config, *METHODS.values()], ids=lambda section: section.__name__)
+def test_every_number_has_two_ends(section):
+    """What is beyond them torch would refuse, later and in its own words."""
+    found = dict(numbers(section.model_json_schema(), section.__name__))
+    assert [where for where, ends in found.items() if len(ends) != 2] == []
+    assert found or section in (Pretrain, Retrain, Finetune, BoundaryExpand)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.ch=32768", "model.ch=2", "model.ch_mult=[1000]", "model.num_res_blocks=1001", "model.attn_resolutions=[0]",
+        "diffusion.timesteps=1", "diffusion.timesteps=1000000", "diffusion.beta_start=0", "diffusion.beta_end=1.0",
+        "data.crop=1000000", "data.crop=-1", "data.image_size=0", "data.image_size=-8", "data.image_size=100000",
+        "data.n_workers=-1", "data.n_workers=10000", "data.val_fraction=1.0", "seeds.seed=1180591620717411303424",
+        "seeds.seed=-1", "seeds.order=9223372036854775808", "optim.lr=0", "optim.lr=-1", "optim.lr=.inf", "optim.lr=.nan",
+        "optim.lr=1e308", "optim.momentum=2", "optim.weight_decay=1e300", "optim.grad_clip=0", "training.batch_size=0",
+        "training.batch_size=10000000000", "training.keep=0", "training.n_iters=0", "training.epochs=10000000000",
+        "training.ema_rate=1.0", "training.preview=0", "training.snapshot_freq=0", "training.accumulate=0",
+    ],
+)  # fmt: skip
+def test_what_no_run_can_be(setting):
+    key = setting.split("=")[0]
+    with pytest.raises(InputError, match=rf"^--set {key}=.*: {key}(\.0)?: got .*; wanted "):
+        load_config("digits_pretrain.yml", "pretrain", settings=[setting])
 
 
 # ---- hashes

@@ -173,8 +173,8 @@ def same_and_broken() -> None:
     [
         (["S", "R"], r"--features inception: weights-inception-2015-12-05-6726825d\.pth is not there .* put http"),
         (["S", "R", "--features", "tensorflow"], r"--features tensorflow: classify_image_graph_def\.pb is not there"),
-        (["S", "R", "--features", "inception:x"], "--features inception:x: wanted inception, tensorflow or"),
-        (["S", "R", "--features", "classifier"], "--features classifier: wanted inception, tensorflow or"),
+        (["S", "R", "--features", "inception:x"], "--features: got 'inception:x'; wanted inception, tensorflow or"),
+        (["S", "R", "--features", "classifier"], "--features: got 'classifier'; wanted inception, tensorflow or"),
         (
             ["S", "R", "--features", "classifier:J", "--inception_weights", "x"],
             "--inception_weights: goes with --features inception or tensorflow",
@@ -185,8 +185,11 @@ def same_and_broken() -> None:
         (["S", "copy.npz", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["alpha", "R", "--features", "classifier:J"], r"alpha/2\.png: has an alpha channel"),
         (["S", "corrupt", "--features", "classifier:J"], r"corrupt/5\.png: not a readable image"),
-        (["S", "R", "--features", "classifier:J", "--n_workers", "0"], "--n_workers 0: wanted more than 0"),
-        (["S", "R", "--features", "clip"], "--features clip: wanted inception, tensorflow or classifier:PATH"),
+        (
+            ["S", "R", "--features", "classifier:J", "--n_workers", "0"],
+            "--n_workers: got '0'; wanted a whole number from 1 to 256",
+        ),
+        (["S", "R", "--features", "clip"], "--features: got 'clip'; wanted inception, tensorflow or classifier:PATH"),
         (["S", "S", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["S", "R/../S/", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["absent", "R", "--features", "classifier:J"], "absent: no such folder"),
@@ -196,7 +199,10 @@ def same_and_broken() -> None:
             ["large", "R", "--features", "classifier:J"],
             "large: images of 9x9 pixels, the classifier was trained on 8x8",
         ),
-        (["S", "R", "--features", "classifier:J", "--batch_size", "0"], "--batch_size 0: wanted more than 0"),
+        (
+            ["S", "R", "--features", "classifier:J", "--batch_size", "0"],
+            "--batch_size: got '0'; wanted a whole number from 1 to",
+        ),
     ],
 )
 def test_evaluator_ends_with_one_line_and_code_2(judge, sets, argv, message, monkeypatch, capsys):

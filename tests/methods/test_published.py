@@ -10,8 +10,9 @@ import torch
 from steps import build
 
 from functions.config import methods
-from functions.config.layers import CONFIG_FOLDER, read_yaml
+from functions.config.layers import CONFIG_FOLDER
 from functions.config.load import LATER, config_hash, load_config
+from functions.config.yaml_files import read_yaml
 from functions.curvature.saliency import gradient_score, top_share_mask
 from functions.errors import InputError
 from functions.judging.membership import m_entropy

@@ -18,6 +18,8 @@ from functions.storage.artifacts import load_mask, load_tensors
 from functions.tasks import Classification, Draw
 from runners.passes import generate_mask
 
+EMPTY = "optim: {lr: 1e-3}\ntraining: {n_iters: 4, batch_size: 8, ema: false}\nunlearn: {}\n"
+
 
 def double_argsort(score, share):
     """The published rule, with ties by place: rank of every weight among all, kept where it is below int(N share)."""
@@ -91,6 +93,19 @@ def test_the_published_score_sums_clipped_batch_means():
 @pytest.fixture(scope="module", params=["ddpm", "classifier"])
 def original(request, originals):
     return request.param, originals[request.param].run
+
+
+def test_an_empty_section_is_saluns_objective(original):
+    """Not SFR-on's: random labels as each world understands them, to the bit what naming them gives."""
+    world, run = original
+    objective = {"ddpm": "match", "classifier": "relabel"}[world]
+    Path("empty.yml").write_text(f"base: digits{'' if world == 'ddpm' else '_classifier'}.yml\n" + EMPTY)
+    empty = ["--config", "empty.yml"]
+    by = lambda *more: cases.weights(
+        cases.train.main(["--mode", "salun", *empty, *cases.TOY, *cases.from_run(run, 0), *more])
+    )
+    assert cases.same(by(), by("--unlearn_loss", objective))
+    assert not cases.same(by(), by("--unlearn_loss", "adaga"))
 
 
 def make_masks(world, run, *more):

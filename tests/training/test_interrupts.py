@@ -62,7 +62,7 @@ def test_a_signal_saves_after_its_step_and_the_run_goes_on_by_its_name(whole, mo
         assert run_main(lambda _: cases.pretrain("ddpm", *words)) == code
     line = f"stopped by {number.name} after step 3 of 6; train.py --resume run goes on there"
     err = capfd.readouterr().err
-    assert err.strip().endswith(line) and err.count("\n") == 2 and "Traceback" not in err
+    assert err.strip().endswith(line) and err.count("\n") == 1 and "Traceback" not in err
     log = Path("run/logs/stdout.txt").read_text()
     assert log.endswith(f"{line}\n") and "Traceback" not in log
     assert checkpoint.load_meta("run")["step"] == 3 and not Path("run/previews").exists()
