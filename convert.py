@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,9 +88,11 @@ def import_run(args: argparse.Namespace) -> Path:
         folder = RunFolder.create(parent, config.dump_config(cfg), ORIGIN)
     else:
         folder = RunFolder.create_at(Path(args.out), config.dump_config(cfg), ORIGIN)
-    with folder:
+    with folder, contextlib.ExitStack() as failed:
+        failed.callback(shutil.rmtree, folder.path)
         checkpoint.save(folder.path, step, weights, {"optimizers": []}, meta, keep=1)
         folder.say(f"{args.source}: {' and '.join(weights)} weights at step {step} -> {folder.path}")
+        failed.pop_all()
     return folder.path
 
 

@@ -11,7 +11,7 @@ from datasets import ImageSet
 from functions.config.schema import Config
 from functions.errors import InputError
 from functions.files import sha256_bytes
-from functions.sampling.contract import read_generation
+from functions.sampling.contract import check_complete, read_generation
 from functions.sampling.folders import find_samples
 from runners.original import Original
 from runners.setup import Materials
@@ -38,6 +38,7 @@ def own_samples(cfg: Config, materials: Materials, needed: set[int], per_class: 
         raise InputError(f"{folder}: images of shape {tuple(x.shape[1:])}, the model draws {materials.images.shape}")
     if per_class is not None and (few := [c for c in sorted(needed) if int((labels == c).sum()) < per_class]):
         raise InputError(f"{folder}: fewer than {per_class} samples of class {few[0]} (fim.per_class)")
+    check_complete(folder, [c for c in labels.tolist() if c in needed], chosen=True)
     chosen = torch.cat([(labels == c).nonzero()[:per_class, 0] for c in sorted(needed)])
     return ImageSet(x[chosen], labels[chosen], materials.images.classes, FOLDER, "replay").to(materials.device)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
+import signal
 import weakref
 
 import numpy as np
@@ -44,6 +47,17 @@ def test_folder_streams_as_memory_does(folder, n_workers):
             stream.position = k
         x, c = next(stream)
         assert torch.equal(x, wanted[k][0]) and torch.equal(c, wanted[k][1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_outlive_a_signal_to_the_whole_group(folder, number):
+    """The run that they work for finishes its step first."""
+    batches = datasets.load("folder", path=folder).batches(list(torch.arange(12).split(1)), n_workers=1)
+    found = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    found += list(batches)
+    assert grey_levels(torch.cat(found).float() / 255) == [20 * k for k in range(12)]
 
 
 def test_dropped_stream_stops_its_workers_at_once(folder):

@@ -317,3 +317,16 @@ def test_help_and_bad_input_at_the_shell(run):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("convert.py: ckpt.pth: refused")
     assert done.stderr.count("\n") == 1 and not Path("owned").exists()
+
+
+def test_a_disk_that_is_full_leaves_nothing(run, monkeypatch):
+    ckpt = export(run)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    for more in ((), ("--out", "new/run")):
+        with pytest.raises(OSError, match="No space left"):
+            import_(ckpt, *more)
+    assert [p.name for p in Path().iterdir()] == ["ckpt.pth"]
