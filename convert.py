@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
 import sys
 from pathlib import Path
 
@@ -88,11 +86,9 @@ def import_run(args: argparse.Namespace) -> Path:
         folder = RunFolder.create(parent, config.dump_config(cfg), ORIGIN)
     else:
         folder = RunFolder.create_at(Path(args.out), config.dump_config(cfg), ORIGIN)
-    with folder, contextlib.ExitStack() as failed:
-        failed.callback(shutil.rmtree, folder.path)
+    with folder.whole_or_absent():
         checkpoint.save(folder.path, step, weights, {"optimizers": []}, meta, keep=1)
         folder.say(f"{args.source}: {' and '.join(weights)} weights at step {step} -> {folder.path}")
-        failed.pop_all()
     return folder.path
 
 

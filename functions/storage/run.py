@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -67,6 +67,14 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def whole_or_absent(self) -> Iterator[None]:
+        """Held meanwhile; an error removes the folder: for what is made at once and cannot go on."""
+        with self, contextlib.ExitStack() as failed:
+            failed.callback(shutil.rmtree, self.path)
+            yield
+            failed.pop_all()
 
     def close(self) -> None:
         """Let others write here."""
