@@ -13,6 +13,7 @@ from datasets.split import save_indices
 from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
+from functions.finite import bad_values
 from functions.interrupts import Stopped, name
 from functions.sampling import sheet
 from functions.storage import checkpoint
@@ -138,6 +139,7 @@ def save(run, done: int, look: bool = True) -> None:
         "positions": [s.position for s in run.streams],
         "n_averaged": 0 if run.ema is None else run.ema.n_averaged,
     }
+    _check_moments(run, done, state["optimizers"])
     if run.extra is not None:
         state["extra"] = run.extra.state_dict()
     meta = {**run.meta, "cost": run.cost.record()}
@@ -146,6 +148,14 @@ def save(run, done: int, look: bool = True) -> None:
         meta["val_accuracy"] = val_accuracy(run, done)
     checkpoint.save(run.folder.path, done, weights, state, meta, run.cfg.training.keep, run.materials.indices)
     _write_preview(run, done, grid)
+
+
+def _check_moments(run, done: int, states: list[dict]) -> None:
+    """An infinite mean of squared gradients stops a weight without a word: Adam divides by its root."""
+    for state in states:
+        moments = {f"{key} of weight {i}": t for i, of in state["state"].items() for key, t in of.items()}
+        if bad := bad_values({name: t for name, t in moments.items() if isinstance(t, Tensor)}):
+            raise diverged(run.folder.path, f"{next(iter(bad))} is NaN or infinite at step {done}")
 
 
 def _preview_path(run, done: int) -> Path:

@@ -102,6 +102,18 @@ def test_a_preview_that_is_not_finite_ends_the_run_before_it_is_saved(originals,
     assert not list(Path("out").rglob("*.png")) and not list(Path("out").rglob("model.safetensors"))
 
 
+def test_an_infinite_moment_ends_the_run_before_it_is_saved(originals):
+    words = ["--mode", "finetune", "--config", "digits_classifier.yml", *cases.TOY, "--save_dir", "out"]
+    # a gradient of more than 1.8e19, whose square is no float32; Adam then moves nothing
+    scale = ["--set", "training.preview=off", "--set", "optim={name: adam, lr: 1e-12}"]
+    cfg = [*words, *cases.from_run(originals["classifier"].run, 0), *scale]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runners.base.Runner.remain_loss", lambda self: self.params[0].mean() * 1e25)
+        with pytest.raises(InputError, match=r"exp_avg_sq of weight 0 is NaN or infinite at step 2; no checkpoint had"):
+            train.main(cfg)
+    assert not list(Path("out").rglob("model.safetensors"))
+
+
 # ---- weights
 
 
