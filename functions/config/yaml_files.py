@@ -13,6 +13,8 @@ from functions.errors import InputError, shown
 LARGEST = 1 << 20
 # modes.x.model.options.list is five deep
 DEEPEST = 20
+# What sections, lists and values come to with aliases written out: a resolved config has some hundred.
+MOST = 20_000
 MERGE = "tag:yaml.org,2002:merge"
 # What YAML's constructors raise for a text that is not of the type that its tag, or its looks, say.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -21,10 +23,15 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticErro
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-4` as text; here it is a number, and a date is text, as no setting is one.
 
-    Keys are plain words that come once in their section, and sections are at most `DEEPEST` deep.
+    Keys are plain words that come once in their section, and sections are at most `DEEPEST` deep. Aliases count as what
+    they stand for: ten of ten of ten are a line each, and what is printed or hashed of them is all of it.
     """
 
     depth = 0
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.sizes: dict[int, int] = {}  # by the id of a node
 
     def compose_node(self, parent, index):
         self.depth += 1
@@ -37,6 +44,11 @@ class _Loader(yaml.SafeLoader):
         # only an alias inside of what it stands for is met before its end
         if node.end_mark is None:
             raise yaml.MarkedYAMLError(problem="a section that holds itself", problem_mark=node.start_mark)
+        if id(node) not in self.sizes:
+            self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in _parts(node))
+        if self.sizes[id(node)] > MOST:
+            problem = f"{self.sizes[id(node)]:,} values, aliases written out; a config has at most {MOST:,}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return node
 
     def compose_mapping_node(self, anchor):
@@ -57,6 +69,13 @@ class _Loader(yaml.SafeLoader):
         except UNREADABLE:
             problem = f"{shown(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    """The keys and values of a section, the items of a list."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 DATE = "tag:yaml.org,2002:timestamp"

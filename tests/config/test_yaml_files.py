@@ -10,6 +10,13 @@ from functions.errors import InputError
 BASE = "base: digits_pretrain.yml\n"
 
 
+# ten of ten of ten: what is printed of them, or merged, are 10^12
+ALIASES = "\n".join(
+    ["a:", "  - &a0 [" + "x, " * 10 + "]", *(f"  - &a{i} [" + f"*a{i - 1}, " * 10 + "]" for i in range(1, 12))]
+)
+MERGES = "\n".join(["a:", "  - &a0 {x: 1}", *(f"  - &a{i} {{<<: [" + f"*a{i - 1}, " * 30 + "]}" for i in range(1, 12))])
+
+
 @pytest.mark.parametrize(
     "text, line",
     [
@@ -30,6 +37,8 @@ BASE = "base: digits_pretrain.yml\n"
         ("a: " + "{a: " * 30 + "1" + "}" * 30, r"nested more than 20 deep"),
         ("a: &x {b: *x}", r"a section that holds itself"),
         ("a: &x [*x]", r"a section that holds itself"),
+        (ALIASES, r"line \d: not valid YAML \([\d,]+ values, aliases written out; a config has at most 20,000"),
+        (MERGES, r"line \d: not valid YAML \([\d,]+ values, aliases written out"),
         ("? [a]\n: 1\n", r"a key is a word, not a list or a section"),
         ("{a: 1}: 1\n", r"a key is a word"),
         ("a: 1\n---\nb: 2\n", r"expected a single document"),

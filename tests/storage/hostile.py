@@ -211,10 +211,10 @@ def image(path: Path, side: int = 12_000) -> Path:
 
 
 def aliases(levels: int = 12) -> bytes:
-    """YAML whose list holds ten lists of ten lists of ..."""
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
-    return "\n".join([*lines, f"forget: *a{levels - 1}", ""]).encode()
+    """YAML whose list holds ten lists of ten lists of ..., where a config has the name of a folder."""
+    lists = ["&a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lists += [f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
+    return "\n".join(["base: digits_classifier.yml", "results:", *(f"  - {of}" for of in lists), ""]).encode()
 
 
 def safetensors(path: Path, header: dict | str, length: int | None = None) -> Path:
