@@ -25,7 +25,7 @@ ROOMS = {
     "places": "errors",
     "tasks": "",
     "config": "errors interrupts places",
-    "training": "errors finite progress tasks config",
+    "training": "errors progress tasks config",
     "curvature": "errors progress tasks",
     "storage": "errors files finite locks config curvature",
     "sampling": "errors files finite arrays memory locks pictures progress randomness tasks config training storage",

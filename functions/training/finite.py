@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from functions.finite import bad_values
-
 
 class Latch:
     """The first step whose numbers were not finite, kept on the device: a step copies nothing to the host."""
@@ -26,10 +24,10 @@ class Latch:
         bad = int(self.first_bad)
         if bad >= 0:
             return f"the loss became NaN or infinite at step {bad}"
-        state = model.state_dict()  # BatchNorm's statistics too
-        norms = torch._foreach_norm([t for t in state.values() if t.is_floating_point()])
-        if torch.stack(norms).isfinite().all():
+        state = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}  # BatchNorm's statistics too
+        finite = torch.stack(torch._foreach_norm(list(state.values()))).isfinite()
+        if finite.all():
             return None
-        # a norm may also be too large for its type, of weights that are finite
-        names = ", ".join(list(bad_values(state))[:5])
-        return f"a weight is NaN or infinite at step {step} ({names})" if names else None
+        # weights whose squares are no longer numbers of their type are as lost as NaN
+        names = [n for n, fine in zip(state, finite.tolist()) if not fine]
+        return f"a weight is NaN, infinite or near it at step {step} ({', '.join(names[:5])})"

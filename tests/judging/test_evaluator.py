@@ -146,10 +146,10 @@ def test_as_many_threads_decode_as_asked(judge, sets, monkeypatch):
     next(Path().glob("R.classifier-*.safetensors")).unlink()
     barrier, decode, threads = threading.Barrier(3, timeout=5), sample_folders.decode, set()
 
-    def together(path, channels):
+    def together(path, **more):
         threads.add(threading.current_thread().name.rsplit("_")[-1])
         barrier.wait()
-        return decode(path, channels)
+        return decode(path, **more)
 
     monkeypatch.setattr(sample_folders, "same_images", lambda one, two: False)  # it decodes too
     monkeypatch.setattr(sample_folders, "decode", together)

@@ -56,4 +56,4 @@ def test_the_latch_looks_at_weights_and_statistics():
     latch, model = Latch(torch.device("cpu")), nn.BatchNorm1d(2)
     assert latch.complaint(3, model) is None
     model.running_var[1] = float("nan")
-    assert latch.complaint(3, model) == "a weight is NaN or infinite at step 3 (running_var)"
+    assert latch.complaint(3, model) == "a weight is NaN, infinite or near it at step 3 (running_var)"
