@@ -7,6 +7,8 @@ import cases
 import pytest
 import torch
 
+from functions.experiments import curves
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 # Warnings are errors here: a warning that torch shows once a process would fail one test and hide in all others.
 torch.set_warn_always(True)
@@ -28,6 +30,13 @@ def originals(tmp_path_factory):
 def small_configs(own_folder, monkeypatch):
     """configs/ is a copy with a small digits DDPM."""
     cases.small_configs(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """A plot costs half a second, and hundreds of runs here end with one: test_curves.py draws them for all."""
+    if request.path.name != "test_curves.py":
+        monkeypatch.setattr(curves, "of_run", lambda run, title: f"{run}: no curves in tests")
 
 
 @pytest.fixture(autouse=True)
