@@ -48,11 +48,11 @@ def test_rows_are_named():
 
 @pytest.mark.parametrize("value", [NAN, INF, 3e38])
 def test_the_latch_names_the_weight(value):
-    latch, model = Latch(torch.device("cpu")), torch.nn.Linear(2, 1)
+    latch, model = Latch(torch.device("cpu")), torch.nn.Linear(100, 1)
     assert latch.complaint(1, model) is None
     with torch.no_grad():
-        model.bias.fill_(value)
-    assert latch.complaint(2, model) == "a weight is NaN, infinite or near it at step 2 (bias)"
+        model.weight.fill_(value)
+    assert latch.complaint(2, model) == "a weight is NaN, infinite or near it at step 2 (weight)"
 
 
 # ---- images
