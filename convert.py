@@ -131,14 +131,12 @@ def export_model(args: argparse.Namespace) -> Path:
     """The newest snapshot's model, for diffusers or as a plain file of tensors."""
     import models
     from functions.storage import exported
-    from functions.storage.checkpoint import Snapshot, load_into
+    from functions.storage.checkpoint import Snapshot
 
     snapshot, (name, save) = Snapshot.open(args.source), exported.FORMS[args.export]
     kind, out = snapshot.kind(args.weights), Path(args.out or snapshot.path.parent.parent / name)
     check_new(out)
-    model = models.build(snapshot.meta["model"])
-    load_into(model, snapshot.weights(kind), args.source)
-    save(out, model, snapshot.meta)
+    save(out, snapshot.model(kind, models.build), snapshot.meta)
     print(f"{args.source}: {kind} weights at step {snapshot.meta['step']} -> {out}")
     return out
 

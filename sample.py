@@ -130,13 +130,11 @@ def load(cfg: Config, snapshot, kind: str):
     import torch
 
     import models
-    from functions.storage import checkpoint
     from functions.tasks import denoising
     from functions.training.distributed import choose_device
 
     device, meta = choose_device(cfg.device), snapshot.meta
-    model = models.build(meta["model"])
-    checkpoint.load_into(model, snapshot.weights(kind), cfg.ckpt_folder)
+    model = snapshot.model(kind, models.build)
     encoder = models.encoder(meta["encoder"])
     task = denoising(meta["diffusion"], encoder, meta["data"]["n_classes"])
     # dropout draws from torch's own generator: batches matter, runs don't

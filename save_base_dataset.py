@@ -85,18 +85,16 @@ def agreement(args: argparse.Namespace, train, n: int) -> dict:
 
 def claim(folder: Path, agreed: dict) -> None:
     """Write reference.json before the first image; refuse a folder that holds something else."""
-    from functions.files import read_json, write_json
-    from functions.judging.contract import REFERENCE
+    from functions.files import write_json
+    from functions.judging.contract import REFERENCE, read_reference
     from functions.pictures import any_below
 
     path = folder / REFERENCE
     if path.is_file():
-        found = read_json(path)
-        label = found.get("record", {}).get("label")
-        if found.get("hash") != agreed["hash"] or label != agreed["record"]["label"]:
-            raise InputError(
-                f"{folder}: holds another reference, {found.get('protocol')} without class {label} (--out)"
-            )
+        found = read_reference(path)
+        label = found["record"]["label"]
+        if found["hash"] != agreed["hash"] or label != agreed["record"]["label"]:
+            raise InputError(f"{folder}: holds another reference, {found['protocol']} without class {label} (--out)")
     elif folder.is_dir() and any_below(folder):
         raise InputError(f"{folder}: holds pictures but no {REFERENCE} that says what they are (--out)")
     else:

@@ -98,9 +98,9 @@ def config_name(args: argparse.Namespace) -> str:
     if args.resume is not None:
         return str(own_config(args.resume))
     if args.dataset is None and args.ckpt_folder is not None:
-        from functions.storage.checkpoint import load_meta
+        from functions.storage.checkpoint import Snapshot
 
-        meta = load_meta(args.ckpt_folder)
+        meta = Snapshot.open(args.ckpt_folder).meta
         if meta["world"] != "classifier":
             raise InputError(f"--config: missing; {args.ckpt_folder} is a {meta['world']} model")
         args.dataset = meta["data"]["dataset"]

@@ -113,10 +113,9 @@ def time_ratios(device: torch.device, repeats: int) -> dict[str, float]:
 
 def accuracies(run: str, classifier: str, n_per_class: int, device: torch.device) -> dict[str, float]:
     """Share of samples that the classifier takes for their class, in percent, by both samplers from the same noise."""
-    meta = checkpoint.load_meta(run)
-    model = models.build(meta["model"])
-    kind = "ema" if checkpoint.FILES["ema"] in meta["files"] else "raw"
-    checkpoint.load_into(model, checkpoint.load_weights(run, kind), run)
+    snapshot = checkpoint.Snapshot.open(run)
+    kind = snapshot.kind("auto")
+    model = snapshot.model(kind, models.build)
     judge, record = load_classifier(classifier, models.build)
     task, model, judge = digits_task().to(device), model.to(device).eval(), judge.to(device)
     wanted = [(c, k) for c in range(N_CLASSES) for k in range(n_per_class)]

@@ -16,10 +16,19 @@ from torch import Tensor
 
 from functions.arrays import read_npy
 from functions.errors import InputError
-from functions.files import read_json, write_json
+from functions.files import read_json, sha256_json, write_json
 from functions.randomness import order_generator
+from functions.records import Count, Record, Sha, check_record
 
 Classes = int | Sequence[str]  # their number, or their names
+
+
+class Source(Record):
+    """What is said of a list of indices: by people as much as they like."""
+
+    dataset: str | None = None
+    n: Count | None = None
+    sha256: Sha | None = None  # of the list
 
 
 def select(
@@ -156,15 +165,15 @@ def train_val_split(labels: Tensor, fraction: float, seed: int, key: str = "val_
 def save_indices(path: str | Path, indices: Tensor, source: dict | None = None) -> None:
     """A JSON list of integers, written whole or not at all.
 
-    `source` = {"dataset": name, "split": "train", "n": N} goes to `<stem>.source.json` beside it: the list itself stays
-    in the format that others read.
+    `source` = {"dataset": name, "split": "train", "n": N} goes to `<stem>.source.json` beside it, with the
+    list's hash: the list itself stays in the format that others read.
     """
     path = Path(path)
     # it would speak of the list before
     _sidecar(path).unlink(missing_ok=True)
     write_json(path, indices.tolist(), indent=None)
     if source is not None:
-        write_json(_sidecar(path), source, indent=None)
+        write_json(_sidecar(path), {**source, "sha256": sha256_json(indices.tolist())}, indent=None)
 
 
 def load_indices(path: str | Path) -> Tensor:
@@ -182,7 +191,10 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
         sources = []
         if isinstance(loaded, dict) and {"dataset", "indices"} <= set(loaded):
             sources.append({key: value for key, value in loaded.items() if key != "indices"})
+            check_record(sources[0], Source, path)
             loaded = loaded["indices"]
+        if _sidecar(path).is_file():
+            sources.append(_read_source(_sidecar(path)))
         array = np.asarray(loaded)
     except InputError:
         raise
@@ -193,15 +205,18 @@ def _read(path: Path, key: str) -> tuple[Tensor, list[dict]]:
         raise InputError(
             f"{path}: wanted a list of integers that is not empty, or an object with it as `indices` beside `dataset`"
         )
-    if _sidecar(path).is_file():
-        sources.append(_read_source(_sidecar(path)))
+    for source in sources:
+        if source.get("sha256") is not None and source["sha256"] != sha256_json(array.tolist()):
+            raise InputError(
+                f"{path}: damaged, or edited: not the list that {_sidecar(path)} was written for, which you may delete "
+                f"({key})"
+            )
     return torch.from_numpy(array.astype(np.int64)).sort().values, sources
 
 
 def _read_source(path: Path) -> dict:
     source = read_json(path)
-    if not isinstance(source, dict):
-        raise InputError(f'{path}: wanted an object such as {{"dataset": "cifar10", "n": 50000}}')
+    check_record(source, Source, path)
     return source
 
 

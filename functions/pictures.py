@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from functions.errors import InputError
-from functions.files import integers_first, natural
+from functions.files import check_png, integers_first, natural
 
 # in any case
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
@@ -187,4 +187,6 @@ def read(path: Path | str, wanted: tuple[int, int] | None = None, of: Path | str
         if wanted is not None and image.size != wanted:
             found, other = ("x".join(map(str, s)) for s in (image.size, wanted))
             raise InputError(f"{path}: {found} pixels, but {of} has {other}: one size wanted")
+        if image.format == "PNG":
+            check_png(Path(path).read_bytes())
         return image.convert("L" if is_grey(image, path) else "RGB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from functions.errors import InputError
+from models.budget import MOST, Budget
 from models.cifar import cifar
 from models.classifiers import ResNet, SmallCNN, timm_classifier
 from models.encoders import Pixels
@@ -14,9 +15,13 @@ MODELS = {"unet": UNet, "cnn": SmallCNN, "cifar": cifar, "torchvision": ResNet, 
 ENCODERS = {"pixels": Pixels}
 
 
-def build(meta: dict) -> nn.Module:
-    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it. Else InputError."""
-    return _named(MODELS, "model", meta["name"])(**meta["kwargs"])
+def build(meta: dict, most: int = MOST) -> nn.Module:
+    """The model described by `{"name": ..., "kwargs": {...}}`, as `meta.json` stores it. Else InputError.
+
+    So it is where it would come to more than `most` numbers: a few letters of JSON ask for any number of them.
+    """
+    with Budget(most):
+        return _named(MODELS, "model", meta["name"])(**meta["kwargs"])
 
 
 def encoder(meta: dict) -> Pixels:

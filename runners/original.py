@@ -60,11 +60,10 @@ class Original:
 
     def model(self, dropout: bool) -> nn.Module:
         """The original, ready to be changed; without `dropout` its Dropout layers do nothing."""
-        model = models.build(self.meta["model"])
+        model = self.snapshot.model(self.kind, models.build)
         for module in model.modules():
             if isinstance(module, nn.Dropout) and not dropout:
                 module.p = 0.0
-        checkpoint.load_into(model, self.weights, self.folder)
         return model
 
     def check(self, cfg: Config, data: dict, wanted: dict | None) -> None:

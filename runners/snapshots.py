@@ -13,6 +13,7 @@ from datasets.split import save_indices
 from functions.config.load import FORMAT, config_hash, dump_config
 from functions.config.schema import Config
 from functions.errors import InputError
+from functions.files import sha256_file, unchanged
 from functions.finite import bad_values
 from functions.interrupts import Stopped, name
 from functions.sampling import sheet
@@ -30,9 +31,12 @@ def load_mask(cfg: Config, materials: Materials) -> tuple[Mask | None, dict]:
     path = cfg.unlearn.mask_path if cfg.unlearn else None
     if path is None:
         return None, materials.meta
-    mask = read_mask(path, materials.shapes, materials.provenance)
+    with unchanged(path):
+        mask, prepared = read_mask(path, materials.shapes, materials.provenance), read_provenance(path).get("cost")
+        if sha256_file(path) != materials.meta["mask"]:
+            raise InputError(f"{path}: was written anew since this command began; run it again")
     mask = {name: mask[name].to(materials.device) for name in materials.names}
-    return mask, {**materials.meta, "prepared": read_provenance(path).get("cost")}
+    return mask, {**materials.meta, "prepared": prepared}
 
 
 # ---- a run is a Runner or a ClosedForm
@@ -91,7 +95,7 @@ def _keep_indices(materials: Materials, logs: Path) -> None:
 def _resumed(run) -> int:
     """The step of the newest snapshot, everything restored. The folder changes once nothing can be refused any more."""
     folder, n_iters = run.folder, run.cfg.training.n_iters
-    start = _restore(run, folder.path) if any(folder.path.glob("ckpts/step_*/meta.json")) else 0
+    start = _restore(run, folder.path) if checkpoint.holds_snapshots(folder.path) else 0
     if start > n_iters:
         raise InputError(f"--resume {run.resume}: is at step {start}, past training.n_iters {n_iters}")
     distributed.agree({"step to go on from": start})

@@ -189,7 +189,8 @@ class Pieces:
     def judged(self, case: Case, run: Path, on: str) -> dict[str, float]:
         """One row's numbers, beside those of this case's retrained model."""
         import evaluate
-        from functions.storage.checkpoint import load_meta
+        from functions.judging.metrics_file import read_section
+        from functions.storage.checkpoint import Snapshot
 
         numbers = self.out / "metrics" / f"{run.name}_for_{case}.json"
         self.stages.run(
@@ -204,7 +205,7 @@ class Pieces:
             numbers,
         )
         section = "classification" if on == "test" else "classification_val"
-        found, meta = read_json(numbers)[section], load_meta(run)
+        found, meta = read_section(numbers, section), Snapshot.open(run).meta
         keys = ("UA", "RA", "TA", "TA_forgotten", "MIA", "average_gap", "JS")
         row = {key: found[key] for key in keys if found[key] is not None}
         row |= {f"gap_{key}": abs(found[key] - found["retrained"][key]) for key in ("UA", "RA", "TA", "MIA")}
@@ -219,7 +220,7 @@ def chosen_words(constants: dict, case: Case, method: str) -> list[object]:
     """What the trials chose for a method, model and scenario."""
     try:
         return constants[case.model][case.scenario][method]
-    except KeyError:
+    except (KeyError, TypeError):
         raise InputError(f"constants: nothing for {case.model}, {case.scenario}, {method}; --tune chooses") from None
 
 

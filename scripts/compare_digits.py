@@ -266,9 +266,9 @@ class Pieces:
     def spent(self, method: str, run: Path, label: int, seed: int) -> dict[str, float]:
         """Steps, minutes and images passed of unlearning: masks, Fishers and replay samples included."""
         from functions.storage.artifacts import load_tensors
-        from functions.storage.checkpoint import load_meta
+        from functions.storage.checkpoint import Snapshot
 
-        meta, start = load_meta(run), self.pretrained(seed)
+        meta, start = Snapshot.open(run).meta, self.pretrained(seed)
         costs = [meta["cost"]]
         if method == "sfron":
             costs += [

@@ -18,7 +18,7 @@ import sample
 import train
 from functions.config import layers
 from functions.config.methods import METHODS
-from functions.storage import checkpoint
+from functions.storage.checkpoint import Snapshot
 
 # config files per mode, and what makes them small
 BASELINES = (
@@ -177,8 +177,51 @@ def stats(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "logs" / "stats.jsonl").read_text().splitlines()]
 
 
+# ---- what the newest snapshot of a run, or the snapshot itself, says
+
+
+def load_meta(run: Path | str) -> dict:
+    return Snapshot.open(run).meta
+
+
+def load_weights(run: Path | str, kind: str) -> dict[str, torch.Tensor]:
+    return Snapshot.open(run).weights(kind)
+
+
+def weights_hash(run: Path | str, kind: str) -> str:
+    return Snapshot.open(run).hash(kind)
+
+
+def choose_kind(run: Path | str, kind: str) -> str:
+    return Snapshot.open(run).kind(kind)
+
+
+def load_state(run: Path | str) -> dict:
+    return Snapshot.open(run).state()
+
+
+def load_indices(run: Path | str) -> dict[str, torch.Tensor] | None:
+    return Snapshot.open(run).indices()
+
+
 def weights(run: Path, kind: str = "raw") -> dict[str, torch.Tensor]:
-    return checkpoint.load_weights(run, kind)
+    return load_weights(run, kind)
+
+
+def meta(**more: object) -> dict:
+    """What `meta.json` says of a small classifier of digits, `more` put over it; for snapshots that nobody trained."""
+    data = {"dataset": "digits", "n_classes": 10, "shape": [1, 8, 8], "classes": [str(c) for c in range(10)]}
+    kwargs = {"in_channels": 1, "n_classes": 10, "image_size": 8, "width": 4}
+    return {
+        "world": "classifier",
+        "mode": "pretrain",
+        "model": {"name": "cnn", "kwargs": kwargs},
+        "encoder": {"name": "pixels", "kwargs": {}},
+        "diffusion": None,
+        "data": data,
+        "config": {"data": {"path": "data", "image_size": None}},
+        **more,
+    }
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import bounds
+import cases
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +13,6 @@ import datasets
 import train
 from functions.config import load as config
 from functions.config.cli import config_flags
-from functions.storage import checkpoint
 from functions.training.batchnorm import freeze_statistics
 from runners import MODES
 from runners.setup import prepare
@@ -88,7 +88,7 @@ def stats(run):
 
 
 def weights(run):
-    return checkpoint.load_weights(run, "raw")
+    return cases.load_weights(run, "raw")
 
 
 def known(runner):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what models and datasets may import too, and the only such modules of functions
-GROUND = "arrays errors files finite interrupts locks memory pictures places progress randomness"
+GROUND = "arrays errors files finite interrupts locks memory pictures places progress records randomness"
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
@@ -17,6 +17,7 @@ ROOMS = {
     "pictures": "errors files",
     "interrupts": "",
     "locks": "errors files",
+    "records": "errors files",
     "randomness": "",
     "progress": "",
     "finite": "errors",
@@ -27,10 +28,10 @@ ROOMS = {
     "config": "errors interrupts places",
     "training": "errors progress tasks config",
     "curvature": "errors progress tasks",
-    "storage": "errors files finite locks config curvature",
-    "sampling": "errors files finite arrays memory locks pictures progress randomness tasks config training storage",
-    "judging": "errors files finite locks places progress randomness storage sampling",
-    "experiments": "errors files locks config",
+    "storage": "errors files finite locks records config curvature",
+    "sampling": "errors files finite arrays memory locks pictures progress records randomness tasks config training storage",
+    "judging": "errors files finite locks places progress records randomness storage sampling",
+    "experiments": "errors files locks records config",
 }
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.
 LEAVING = set()

@@ -60,7 +60,7 @@ def test_the_latch_names_the_weight(value):
 
 def huge(run: Path, out: str) -> Path:
     """A copy of a toy run whose weights are finite and whose predictions are not."""
-    weights, meta = cases.weights(run), checkpoint.load_meta(run)
+    weights, meta = cases.weights(run), cases.load_meta(run)
     large = {name: t * 1e30 if name.startswith("conv_out") else t for name, t in weights.items()}
     checkpoint.save(out, 1, {"raw": large}, {"optimizers": []}, meta, keep=1)
     return Path(out)
@@ -121,7 +121,7 @@ def broken(originals):
     """A copy of a toy run with a NaN in its weights, whole otherwise."""
     weights = {name: t.clone() for name, t in cases.weights(originals["ddpm"].run).items()}
     weights["conv_in.bias"][0] = NAN
-    meta, check = checkpoint.load_meta(originals["ddpm"].run), checkpoint.check_finite
+    meta, check = cases.load_meta(originals["ddpm"].run), checkpoint.check_finite
     checkpoint.check_finite = lambda *_: None
     try:
         checkpoint.save("broken", 1, {"raw": weights}, {"optimizers": []}, meta, keep=1)

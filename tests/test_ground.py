@@ -1,5 +1,6 @@
 """The ground that every package stands on: seeds and orders that may never change, files whole or absent."""
 
+import hashlib
 import json
 
 import pytest
@@ -27,7 +28,9 @@ def test_json_is_strict_and_whole(tmp_path):
     write_json(tmp_path / "sub" / "list.json", [1, 2], indent=None)
     assert (tmp_path / "sub" / "list.json").read_text() == "[1, 2]\n"
     write_json(tmp_path / "list.json", {"a": [1]})
-    assert (tmp_path / "list.json").read_text() == json.dumps({"a": [1]}, indent=2) + "\n"
+    seal = hashlib.sha256(b'{"a":[1],"sealed":1}').hexdigest()
+    wanted = json.dumps({"a": [1], "sealed": 1, "seal": seal}, indent=2) + "\n"
+    assert (tmp_path / "list.json").read_text() == wanted
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "list.json", float("nan"))
     assert read_json(tmp_path / "list.json") == {"a": [1]}

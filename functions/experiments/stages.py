@@ -14,8 +14,20 @@ from pathlib import Path
 
 from functions.config.load import resolved_hash
 from functions.errors import InputError
-from functions.files import read_json, version, write_json
+from functions.files import version, write_json
 from functions.locks import writing_file
+from functions.records import Amount, Record, read_record
+
+REMEDY = "to run it again move that file and the run away, or choose another --out"
+
+
+class Done(Record):
+    """A finished stage."""
+
+    command: str
+    config: str | None
+    seconds: Amount
+    result: str | list[str] | None
 
 
 class Stages:
@@ -67,18 +79,18 @@ class Stages:
 
     def took(self, stage: str) -> float:
         """Seconds of a finished stage."""
-        return read_json(self.record(stage))["seconds"]
+        return read_record(self.record(stage), Done, REMEDY)["seconds"]
 
 
 def _done(record: Path, made: dict) -> dict:
     """The record of a finished stage, if it was this command with these settings."""
-    found, remedy = (read_json(record), "to run it again move that file and the run away, or choose another --out")
+    found = read_record(record, Done, REMEDY)
     if found["command"] != made["command"]:
         raise InputError(
-            f"{record}: this stage was run as `{found['command']}`, now it is `{made['command']}`: {remedy}"
+            f"{record}: this stage was run as `{found['command']}`, now it is `{made['command']}`: {REMEDY}"
         )
     if found["config"] != made["config"]:
-        raise InputError(f"{record}: the config of `{made['command']}` has changed since this stage was run: {remedy}")
+        raise InputError(f"{record}: the config of `{made['command']}` has changed since this stage was run: {REMEDY}")
     return found
 
 

@@ -9,18 +9,34 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from functions.errors import InputError
-from functions.files import read_json, sha256_bytes, write_atomic, write_json
+from functions.files import sha256_bytes, write_atomic, write_json
 from functions.finite import check_finite
 from functions.judging.features import Features
+from functions.records import Amount, Count, Record, Sha, read_record
 from functions.storage.checkpoint import load_into
+from functions.storage.meta import Described, Side, check_model
 from functions.storage.pickles import load_torch, tensors_by_name
 
-NEEDED = ("dataset", "arch", "model", "classes", "shape", "preprocessing", "test_accuracy", "n_test", "sha256")
+REMEDY = "train_classifier.py writes it beside the classifier"
+
+
+class Judge(Record):
+    dataset: str
+    arch: str
+    model: Described
+    classes: list[str]
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    preprocessing: str
+    test_accuracy: Amount
+    n_test: Count
+    sha256: Sha
 
 
 def classifier_path(dataset: str, arch: str, folder: Path | str = ".") -> Path:
@@ -41,31 +57,32 @@ def save_classifier(path: Path | str, model: nn.Module, record: dict) -> None:
     write_json(Path(path).with_suffix(".json"), {**record, "sha256": sha256_bytes(data)})
 
 
-def read_record(path: Path | str) -> dict:
+def read_judge(path: Path | str) -> dict:
     """The JSON beside a classifier. Raises InputError where the classifier or a key of its JSON is missing."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such classifier; train_classifier.py makes it (--classifier names another place)")
     beside = path.with_suffix(".json")
-    record = read_json(beside)
-    missing = [key for key in NEEDED if key not in record] if isinstance(record, dict) else NEEDED
-    if missing:
-        raise InputError(f"{beside}: {missing[0]} is missing; train_classifier.py writes it beside the classifier")
+    record = read_record(beside, Judge, REMEDY)
+    check_model(record["model"], beside)
     return record
 
 
-def load_classifier(path: Path | str, build: Callable[[dict], nn.Module]) -> tuple[nn.Module, dict]:
+def load_classifier(path: Path | str, build: Callable[[dict, int], nn.Module]) -> tuple[nn.Module, dict]:
     """The classifier, ready (eval, no gradients), and its record. `build` is `models.build`.
 
     Raises InputError where the file is missing, is not what its JSON's sha256 says, or has other weights.
     """
-    record = read_record(path)
+    record = read_judge(path)
     data = Path(path).read_bytes()
     if sha256_bytes(data) != record["sha256"]:
         raise InputError(
             f"{path}: cut short or changed, its sha256 is not the one in {Path(path).with_suffix('.json')}"
         )
-    model = build(record["model"])
+    try:
+        model = build(record["model"], len(data))
+    except InputError as error:
+        raise InputError(f"{Path(path).with_suffix('.json')}: {error}") from None
     weights = tensors_by_name(load_torch(io.BytesIO(data), path), path)
     load_into(model, weights, f"{path} (model {record['model']})")
     return model.eval().requires_grad_(False), record

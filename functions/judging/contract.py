@@ -6,9 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from functions.errors import InputError
-from functions.storage.contract import contract, read_contract
+from functions.records import Count, Record
+from functions.storage.contract import Contract, contract, read_contract
 
 REFERENCE = "reference.json"  # written by save_base_dataset.py beside its images
+
+
+class LeftOut(Record):
+    label: int | list[int] | str
+    n: Count
+
+
+class Reference(Contract):
+    record: LeftOut
+
+
+def read_reference(path: Path) -> dict:
+    """What a reference.json says. Raises InputError where it is damaged or edited."""
+    return read_contract(path, "save_base_dataset.py writes it", Reference)
 
 
 def reference_rule(reference: Path | str, fingerprint: Callable[[], str] | None, moments: str | None = None) -> dict:
@@ -18,7 +33,7 @@ def reference_rule(reference: Path | str, fingerprint: Callable[[], str] | None,
     """
     path = Path(reference) / REFERENCE
     if path.is_file():
-        return read_contract(path, "save_base_dataset.py writes it")["protocol"]
+        return read_reference(path)["protocol"]
     rule = {"moments": moments} if moments else {}
     return {**rule, "fingerprint": fingerprint()} if fingerprint else rule
 
@@ -26,7 +41,7 @@ def reference_rule(reference: Path | str, fingerprint: Callable[[], str] | None,
 def check_reference(reference: Path | str, n: int) -> None:
     """Raises InputError where a reference folder holds other than the `n` images that its reference.json promises."""
     path = Path(reference) / REFERENCE
-    if path.is_file() and (wanted := read_contract(path, "save_base_dataset.py writes it")["record"]["n"]) != n:
+    if path.is_file() and (wanted := read_reference(path)["record"]["n"]) != n:
         raise InputError(
             f"{reference}: {n} images, {REFERENCE} says {wanted}: still being written, stopped or altered; the command "
             "of save_base_dataset.py again writes what is missing"

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from functions.files import write_atomic
-from functions.finite import bad_values, check_finite
+from functions.finite import check_finite
 from functions.progress import Progress
 from functions.sampling.folders import SampleSet
+from functions.storage.cache import load_cached, save_cached
 
 
 class Features(NamedTuple):
@@ -77,28 +75,6 @@ def cache_path(source: Path, network: str) -> Path:
     return source.parent / f"{source.name}.{network}.safetensors"
 
 
-def load_cached(path: Path, key: str, device: torch.device | str = "cpu") -> Features | None:
-    """Features kept under `key`; None where there are none, or those of other images, or a file that is no cache."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            names = file.keys()
-            found = Features(**{name: file.get_tensor(name) for name in names})
-            return None if bad_values(present(found)) else found
-    except SafetensorError:
-        # cut short by hand or by another program: computing anew is the remedy
-        return None
-
-
-def save_cached(path: Path, key: str, features: Features) -> None:
-    """Keep features under `key`, the fingerprint of the images."""
-    tensors = {name: t.cpu().contiguous() for name, t in present(features).items()}
-    write_atomic(path, save(tensors, metadata={"key": key}))
-
-
 def of_both(
     network: Network,
     samples: SampleSet,
@@ -118,11 +94,12 @@ def of_both(
         return found, None, notes
     path = cache_path(reference.source, f"{network.name}-{network.sha256[:8]}")
     key = f"{network.sha256} {reference.fingerprint()}"
-    known = load_cached(path, key, device)
+    kept = load_cached(path, key, device)
+    known = kept and Features(**kept)
     if known is None:
         known = features(reference)
         try:
-            save_cached(path, key, known)
+            save_cached(path, key, present(known))
         except OSError as error:
             # a read-only place: the next run pays for the pass again, nothing else
             notes.append(f"the reference's features are not kept: {path}: {error.strerror}")

@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from functions.errors import InputError
-from functions.files import sha256_bytes, write_atomic
 from functions.progress import Progress
+from functions.records import check_record
 from functions.storage import checkpoint
-from functions.storage.meta import content
+from functions.storage.cache import load_cached, save_cached
+from functions.storage.meta import JudgedMeta, content
 
 
 class ClassifierRun(NamedTuple):
-    """A run folder with its newest snapshot's meta.json, its data indices, and the weights to judge."""
+    """A run folder, the snapshot that is judged of it, with its meta.json and data indices, and the weights' kind."""
 
     path: Path
+    snapshot: checkpoint.Snapshot
     meta: dict
     indices: dict[str, Tensor]
     kind: str  # ema or raw
@@ -44,10 +44,12 @@ class ClassifierRun(NamedTuple):
 
 def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:
     """The run in a folder. Raises InputError where it is no classifier's or kept no indices of its data."""
-    meta = checkpoint.load_meta(path)
+    snapshot = checkpoint.Snapshot.open(path)
+    meta = snapshot.meta
     if meta["world"] != "classifier":
         raise InputError(f"{path}: a run of world {meta['world']}, wanted a classifier's")
-    indices = checkpoint.load_indices(path)
+    check_record(meta, JudgedMeta, snapshot.path / checkpoint.META)
+    indices = snapshot.indices()
     if indices is None:
         raise InputError(f"{path}: an older run that kept no indices of its data; run it again")
     earlier = [s["name"] for s in meta.get("forgotten_before", []) if s["label"] is not None]
@@ -56,10 +58,10 @@ def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:
             f"{path}: its original had forgotten class {', '.join(earlier)} before: the test set to judge "
             "it by would still hold that class"
         )
-    kind = checkpoint.choose_kind(path, weights)
+    kind = snapshot.kind(weights)
     seconds = meta["cost"]["seconds"] + (meta.get("prepared") or {}).get("seconds", 0.0)
     minutes = seconds / 60 if "forget" in indices else None
-    return ClassifierRun(Path(path), meta, indices, kind, checkpoint.weights_hash(path, kind), minutes)
+    return ClassifierRun(Path(path), snapshot, meta, indices, kind, snapshot.hash(kind), minutes)
 
 
 def require_same_forgetting(run: ClassifierRun, reference: ClassifierRun) -> ClassifierRun:
@@ -110,7 +112,7 @@ def logits_of(
     run: ClassifierRun,
     images,
     print_of_images: str,
-    build: Callable[[dict], nn.Module],
+    build: Callable[[dict, int], nn.Module],
     ordered: Callable[..., Iterator],
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -128,11 +130,10 @@ def logits_of(
         )
     path = run.path / "logits" / f"{run.sha256[:16]}_{images.split}.safetensors"
     key = f"{run.sha256} {print_of_images}"
-    logits = _kept(path, key)
+    kept = load_cached(path, key)
+    logits = kept and kept["logits"]
     if logits is None:
-        model = build(run.meta["model"])
-        checkpoint.load_into(model, checkpoint.load_weights(run.path, run.kind), str(run.path))
-        model = model.to(device).eval().requires_grad_(False)
+        model = run.snapshot.model(run.kind, build).to(device).eval().requires_grad_(False)
         workers = run.meta["config"]["data"].get("n_workers", 0)  # converted runs do not say
         batches = ordered(images.to(device), torch.arange(len(images)), batch_size, workers)
         logits = _forward(model, batches, len(images), f"{run.path.name}: logits of {images.split}")
@@ -142,8 +143,7 @@ def logits_of(
                 f"{run.path}: logits of {int((~finite).sum())} of {len(images)} {images.split} images are "
                 "not finite: the model diverged, there is nothing to judge"
             )
-        kept = {"key": key, "sha256": _hash(logits)}
-        write_atomic(path, safetensors.torch.save({"logits": logits}, metadata=kept))
+        save_cached(path, key, {"logits": logits})
     return logits
 
 
@@ -154,23 +154,3 @@ def _forward(model: nn.Module, batches: Iterator, n: int, title: str) -> Tensor:
             parts.append(model(x).float().cpu())
             bar.update(len(x))
     return torch.cat(parts).clone()
-
-
-def _kept(path: Path, key: str) -> Tensor | None:
-    """Logits kept under `key`; None where there are none, or others, or a file that is none of ours."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            kept = file.metadata() or {}
-            if kept.get("key") != key:
-                return None
-            logits = file.get_tensor("logits")
-    except SafetensorError:
-        # cut short: computing anew is the remedy
-        return None
-    return logits if _hash(logits) == kept.get("sha256") else None
-
-
-def _hash(logits: Tensor) -> str:
-    return sha256_bytes(logits.contiguous().numpy().tobytes())

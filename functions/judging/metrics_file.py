@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from functions.errors import InputError
-from functions.files import read_json, version, write_json
+from functions.files import version, write_json
 from functions.judging.contract import join
 from functions.locks import SHORT, writing_file
 from functions.places import check_file_place
+from functions.records import Record, read_record
 from functions.sampling.contract import read_generation
 
 
@@ -38,8 +39,13 @@ def check_metrics_file(path: Path) -> None:
     _sections(path)
 
 
+def read_section(path: Path, name: str) -> dict:
+    """What one script found. Raises InputError where the file is damaged or lacks the section."""
+    found = read_record(path, Record, "judge again").get(name)
+    if not isinstance(found, dict) or not isinstance(found.get("contract"), dict):
+        raise InputError(f"{path}: {name}: no such section, or one without its contract; judge again")
+    return found
+
+
 def _sections(path: Path) -> dict:
-    sections = read_json(path) if path.is_file() else {}
-    if not isinstance(sections, dict):
-        raise InputError(f"{path}: not an object of sections; move it away or name another file (--out)")
-    return sections
+    return read_record(path, Record, "move it away or name another file (--out)") if path.is_file() else {}

@@ -15,10 +15,27 @@ from functions.errors import InputError
 from functions.files import version, write_json
 from functions.locks import remove_leftovers, sharers, sharing_folder
 from functions.pictures import any_below
-from functions.storage.contract import contract, read_contract
+from functions.records import Count, Record
+from functions.storage.contract import Contract, contract, read_contract
 
 MOST = 2_000_000  # images of one command: ImageNet's 1000 classes of 500 are a quarter
 GENERATION = "samples.json"  # written by sample.py beside its images
+
+
+class Drawn(Record):
+    classes: list[Count] | None = None
+    seed: int | None = None
+    weights: str | None = None
+    checkpoint: str | None = None
+
+
+class How(Record):
+    n_per_class: Count | None = None
+
+
+class Generation(Contract):
+    protocol: How
+    record: Drawn
 
 
 def check_checkpoint(cfg: Config, meta: dict) -> None:
@@ -76,7 +93,7 @@ def read_generation(samples: Path | str) -> dict | None:
     """
     folder = Path(samples).resolve()
     beside = [path for path in (folder / GENERATION, folder.parent / GENERATION) if path.is_file()]
-    return read_contract(beside[0], "sample again") if beside else None
+    return read_contract(beside[0], "sample again", Generation) if beside else None
 
 
 @contextlib.contextmanager
@@ -92,7 +109,7 @@ def drawing(folder: Path, wanted: dict) -> Iterator[list[str]]:
         if not others:
             for path in (folder, *folder.iterdir()):
                 remove_leftovers(path, "*" if path != folder else f"{GENERATION}*")
-        if not (folder / GENERATION).is_file() or read_generation(folder)["record"]["classes"] != classes:
+        if not (folder / GENERATION).is_file() or read_generation(folder)["record"].get("classes") != classes:
             write_json(folder / GENERATION, made)
 
     with sharing_folder(folder, join) as others:
@@ -115,7 +132,7 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
                     f"{folder}: holds images made with {key} {old}, this command asks for {key} {new}{by}: "
                     "move the folder away, or ask for the same"
                 )
-    return sorted({*found["record"]["classes"], *wanted["record"]["classes"]})
+    return sorted({*(found["record"].get("classes") or []), *wanted["record"]["classes"]})
 
 
 def check_complete(samples: Path | str, labels: Iterable[int], chosen: bool = False) -> None:

@@ -1,8 +1,9 @@
-"""Fishers and masks on disk: safetensors with their provenance as JSON, checked before use."""
+"""Fishers and masks on disk: sealed safetensors with their provenance as JSON, checked before use."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +17,35 @@ from functions.config.passes import ESTIMATORS
 from functions.curvature.gradients import check_diagonal
 from functions.curvature.saliency import Mask
 from functions.errors import InputError
-from functions.files import stream_atomic
+from functions.files import check_exported, note, parse_json, stream_atomic, stream_exported
+from functions.records import check_record
 from functions.storage.pickles import load_tensor_dict, load_torch
-from functions.storage.provenance import Shapes, check_pair, check_provenance, check_shapes
-from functions.storage.tensors import plain_names, write_tensors
+from functions.storage.provenance import (
+    OfFisher,
+    OfMask,
+    Provenance,
+    Shapes,
+    check_pair,
+    check_provenance,
+    check_shapes,
+)
+from functions.storage.tensors import has_seal, plain_names, write_sealed
 
 CHUNK = 1 << 22  # weights packed at once: what is extra stays small beside them
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], provenance: dict) -> None:
-    """Tensors by parameter name, with the provenance in the file's header. Atomic."""
+    """Tensors by parameter name, with the provenance and a seal in the file's header. Atomic."""
     with stream_atomic(path) as file:
-        write_tensors(file, tensors, {"provenance": json.dumps(provenance)})
+        write_sealed(file, tensors, {"provenance": json.dumps(provenance, allow_nan=False)})
 
 
-def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
-    """(tensors, provenance). Raises InputError where the file is missing, cut in half or not ours."""
-    with _opened(path) as (file, provenance):
+def load_tensors(path: Path | str, schema: type[Provenance] = Provenance) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, provenance). Raises InputError where the file is missing, damaged, not ours, or not what `schema` says.
+
+    A file of an older version has no seal: it is taken, and a line says so.
+    """
+    with _opened(path, schema) as (file, provenance):
         return {name: file.get_tensor(name) for name in file.keys()}, provenance  # noqa: SIM118
 
 
@@ -40,21 +53,27 @@ def read_provenance(path: Path | str) -> dict:
     """The provenance alone; empty for a foreign mask or Fisher. Raises InputError as `load_tensors` does."""
     if _is_foreign(path) or Path(path).suffix == ".pkl":
         return {}
-    with _opened(path) as (_, provenance):
+    with _opened(path, Provenance) as (_, provenance):
         return provenance
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[tuple[safe_open, dict]]:
+def _opened(path: Path | str, schema: type[Provenance]) -> Iterator[tuple[safe_open, dict]]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
+    sealed = has_seal(path)
     try:
         with safe_open(path, framework="pt") as file:
-            yield file, json.loads((file.metadata() or {})["provenance"])
+            text = (file.metadata() or {}).get("provenance")
+            if text is None:
+                raise InputError(f"{path}: carries no provenance: not written by this toolkit")
+            provenance = parse_json(text.encode(), f"{path}: provenance")
+            check_record(provenance, schema, f"{path}: provenance")
+            if not sealed:
+                note(f"{path}: of an older version, without a seal: damage would not be noticed")
+            yield file, provenance
     except SafetensorError as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
-    except (KeyError, json.JSONDecodeError):
-        raise InputError(f"{path}: carries no provenance: not written by this toolkit") from None
 
 
 def _is_foreign(path: Path | str) -> bool:
@@ -83,6 +102,19 @@ def unpack_bits(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
 
 
+def _unpacked(packed: dict[str, Tensor], shapes: dict[str, list[int]], what: str) -> Mask:
+    """Raises InputError where the bytes of a tensor are not those of its shape: shapes are text, and text is cheap."""
+    if wrong := sorted(packed.keys() ^ shapes.keys()):
+        raise InputError(f"{what}: {wrong[0]}: has {'no shape' if wrong[0] in packed else 'no bits'}")
+    for name, shape in shapes.items():
+        have, need = packed[name], (math.prod(shape) + 7) // 8
+        if have.dtype != torch.uint8 or tuple(have.shape) != (need,):
+            raise InputError(
+                f"{what}: {name}: {have.dtype} of shape {tuple(have.shape)}, wanted {need} bytes for {tuple(shape)}"
+            )
+    return {name: unpack_bits(packed[name], tuple(shape)) for name, shape in shapes.items()}
+
+
 def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> Mask:
     """The mask in `path`: ours, or a `.pt` of the SalUn scripts.
 
@@ -99,9 +131,10 @@ def load_mask(path: Path | str, shapes: Shapes | None, wanted: dict | None) -> M
                 f"mask {path}: is no mask, but a file of {found.get('estimator', 'other')} tensors "
                 "(generate_fisher_mask.py makes masks)"
             )
+        check_record(found, OfMask, f"mask {path}: provenance")
         if wanted is not None:
             check_provenance(found, wanted, path)
-        mask = {name: unpack_bits(packed[name], tuple(shape)) for name, shape in found["shapes"].items()}
+        mask = _unpacked(packed, found["shapes"], f"mask {path}")
     if shapes is not None:
         check_shapes(_shapes_of(mask), shapes, f"mask {path}")
     if foreign:
@@ -115,7 +148,7 @@ def export_mask_pt(path: Path | str, mask: Mask, device: torch.device | str = "c
     Not bool, because they compute `1 - m`. They multiply by what they load without moving it, and torch loads a tensor
     to where it was saved: for their runs on a GPU save with `device="cuda:0"`, as their own generate_mask.py does.
     """
-    with stream_atomic(path) as file:
+    with stream_exported(path) as file:
         torch.save({name: m.to(device=device, dtype=torch.uint8) for name, m in mask.items()}, file)
 
 
@@ -139,7 +172,7 @@ def load_fisher(path: Path | str, shapes: Shapes, wanted: dict) -> dict[str, Ten
             )
         if made.get("set") == "forget":
             raise InputError(f"Fisher {path}: of the forget set; wanted that of the remain set (sa.fisher_path)")
-        if "forget" not in made:  # sweep: of all classes
+        if made.get("forget") is None:  # sweep: of all classes
             made = {**made, "forget": wanted["forget"]}
         check_provenance(made, wanted, path, "Fisher")
     check_shapes(_shapes_of(fisher), shapes, f"Fisher {path}")
@@ -153,7 +186,7 @@ def load_fishers(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], di
     Raises InputError where they are not there, do not belong together, or are no Fishers.
     """
     paths = [folder / f"{side}_fisher.safetensors" for side in ("forget", "remain")]
-    (fisher_f, made_f), (fisher_r, made_r) = (load_tensors(p) for p in paths)
+    (fisher_f, made_f), (fisher_r, made_r) = (load_tensors(p, OfFisher) for p in paths)
     check_pair(made_f, made_r, paths)
     check_shapes(_shapes_of(fisher_r), _shapes_of(fisher_f), str(paths[1]))
     for path, fisher in zip(paths, (fisher_f, fisher_r)):
@@ -169,6 +202,7 @@ def _foreign_mask(path: Path | str, shapes: Shapes | None) -> Mask:
     """A dict of 0/1 tensors of any number type, `module.` before names, int 0 for a tensor that is all zero."""
     if not Path(path).is_file():
         raise InputError(f"mask {path}: no such file")
+    check_exported(path)
     found = load_torch(path, f"mask {path}")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise InputError(f"mask {path}: wanted a dict of tensors by name, got a {type(found).__name__}")

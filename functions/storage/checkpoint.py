@@ -1,13 +1,20 @@
 """Checkpoints: `ckpts/step_NNNNNNN/{model,ema}.safetensors, state.pt, meta.json`, whole or absent.
 
-A snapshot is written under a temporary name, flushed and renamed; `ckpts/latest` names the newest. Weights are plain
-safetensors under the plain model's names; `state.pt` holds tensors and numbers only and loads with `weights_only=True`.
+A snapshot is written under a temporary name, flushed and renamed: the newest is the one of the highest step, which
+`ckpts/latest` names for people and other programs. Weights are plain safetensors under the plain model's names;
+`state.pt` holds tensors and numbers only and loads with `weights_only=True`. `meta.json` has the hash of every other
+file, and a seal of its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
+import time
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +25,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import read_json, sha256_file, stream_atomic, temporary_name, write_atomic, write_json
+from functions.files import PARTIAL, natural, note, sha256_file, stream_atomic, temporary_name, write_atomic, write_json
 from functions.finite import check_finite
+from functions.storage.meta import read_meta
 from functions.storage.pickles import load_torch
 from functions.storage.tensors import plain_names, write_tensors
 
 FILES = {"raw": "model.safetensors", "ema": "ema.safetensors"}
-INDICES, STATE = "indices.safetensors", "state.pt"
+INDICES, STATE, META = "indices.safetensors", "state.pt", "meta.json"
+TRIES = 100  # at a snapshot that its run deletes meanwhile, a hundredth of a second apart
 
 
 def save(
@@ -38,14 +47,16 @@ def save(
 ) -> Path:
     """Write snapshot `step` of a run, point `latest` at it, and delete older ones beyond the newest `keep`.
 
-    `weights` maps `raw` and, where there is one, `ema` to state dicts; `indices` are those of `load_indices`. The
-    files' hashes are added to `meta`.
+    `weights` maps `raw` and, where there is one, `ema` to state dicts; `indices` are those of `Snapshot.indices`. The
+    files' hashes are added to `meta`. An older one that somebody reads stays until the next save.
     """
     for kind, tensors in weights.items():
         check_finite(f"{run}: {kind} weights of step {step}", tensors)
     ckpts = Path(run) / "ckpts"
     final = ckpts / f"step_{step:07d}"
     temporary = temporary_name(final)
+    for left in ckpts.glob(f".step_*{PARTIAL}"):  # by a kill
+        shutil.rmtree(left)
     temporary.mkdir(parents=True)
     files = {FILES[kind]: plain_names(tensors) for kind, tensors in weights.items()}
     if indices is not None:
@@ -59,36 +70,95 @@ def save(
         with stream_atomic(temporary / STATE) as file:
             torch.save(state, file)
         hashes[STATE] = file.sha256
-        write_json(temporary / "meta.json", {**meta, "step": step, "files": hashes})
-        shutil.rmtree(final, ignore_errors=True)  # the same step, written again after a resume
+        write_json(temporary / META, {**meta, "step": step, "files": hashes})
+        if final.exists():  # the same step, written again after a resume
+            _discard(final)
         os.rename(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     write_atomic(ckpts / "latest", final.name + "\n")
-    for old in sorted(ckpts.glob("step_*"))[: -max(keep, 1)]:
-        shutil.rmtree(old)
+    for old in _snapshots(run)[: -max(keep, 1)]:
+        _delete_unread(old)
     return final
 
 
+def _snapshots(run: Path | str) -> list[Path]:
+    """The snapshots of a run by their step: whole folders, as they got their names when they were."""
+    return sorted((Path(run) / "ckpts").glob("step_*"), key=natural)
+
+
+def _delete_unread(snapshot: Path) -> None:
+    """Delete a snapshot unless somebody reads it: who opened it has a lock on its meta.json."""
+    try:
+        file = os.open(snapshot / META, os.O_RDWR)
+    except FileNotFoundError:
+        _discard(snapshot)
+        return
+    try:
+        if _locked(file, fcntl.LOCK_EX):
+            _discard(snapshot)
+    finally:
+        os.close(file)
+
+
+def _locked(file: int, kind: int) -> bool:
+    """Whether the lock was to be had; yes on a file system without locks, where nobody can have another."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _discard(snapshot: Path) -> None:
+    """Out of sight at once, then deleted file by file."""
+    hidden = temporary_name(snapshot)
+    os.rename(snapshot, hidden)
+    shutil.rmtree(hidden)
+
+
+def holds_snapshots(run: Path | str) -> bool:
+    """Whether a run had come to a snapshot, whatever is left of it."""
+    return bool(_snapshots(run)) or (Path(run) / "ckpts" / "latest").exists()
+
+
 def resolve(folder: Path | str) -> Path:
-    """The newest snapshot of a run folder, or the folder itself where it is a snapshot."""
+    """The newest snapshot of a run folder, or the folder itself where it is a snapshot.
+
+    Where `ckpts/latest` is missing or names none, a line says so: somebody, or a broken disk, has been there.
+    """
     folder = Path(folder)
-    if (folder / "meta.json").is_file():
+    if (folder / META).is_file():
         return folder
     if folder.is_file():
         raise InputError(f"{folder}: a file, wanted a run folder{_published([folder])} (--ckpt_folder)")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (--ckpt_folder)")
-    latest = folder / "ckpts" / "latest"
-    if latest.is_file():
-        named = folder / "ckpts" / latest.read_text().strip()
-        if (named / "meta.json").is_file():
-            return named
-    snapshots = sorted((folder / "ckpts").glob("step_*/meta.json"))
-    if not snapshots:
+    for _ in range(TRIES // 10):
+        named = _latest(folder)
+        whole = [path for path in _snapshots(folder) if (path / META).is_file()]
+        if whole or named is None:
+            break
+        time.sleep(0.01)  # its run may have put another in the place of the only one while they were listed
+    if not whole:
         foreign = _published(sorted((folder / "ckpts").glob("ckpt*.pth")))
         raise InputError(f"{folder}: holds no checkpoint (wanted ckpts/step_*/meta.json; --ckpt_folder){foreign}")
-    return snapshots[-1].parent
+    # read once more: its run may have gone on meanwhile
+    if named not in {path.name for path in whole} and named == _latest(folder):
+        what = "is missing or damaged" if named is None else f"names {named}, which is not there"
+        note(f"{folder / 'ckpts' / 'latest'}: {what}: using the newest snapshot, {whole[-1].name}")
+    return whole[-1]
+
+
+def _latest(run: Path) -> str | None:
+    """What `ckpts/latest` names, if it can be a snapshot."""
+    try:
+        text = (run / "ckpts" / "latest").read_bytes()[:100].decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if re.fullmatch(r"step_\d+", text) else None
 
 
 def _published(files: list[Path]) -> str:
@@ -98,22 +168,53 @@ def _published(files: list[Path]) -> str:
     return f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
 
 
+class Pin:
+    """A shared lock on a snapshot's meta.json: while this lives its run does not delete it. A crash lets go of it."""
+
+    def __init__(self, file: int):
+        weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def on(cls, snapshot: Path) -> Pin | None:
+        """None where the snapshot is being deleted."""
+        try:
+            file = os.open(snapshot / META, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        pin = cls(file)
+        try:
+            there = _locked(file, fcntl.LOCK_SH) and os.path.samestat(os.fstat(file), os.stat(snapshot / META))
+        except FileNotFoundError:
+            return None
+        return pin if there else None
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One snapshot, found and read once: its folder, and its `meta.json`.
 
-    What a run saves meanwhile does not change it: all that is read through it belongs together. Every file's hash is
-    checked before it is read; InputError where one is missing, cut or altered.
+    What a run saves meanwhile does not change it: all that is read through it belongs together, and stays while it
+    lives. Every file's hash is checked before it is read; InputError where one is missing, cut or altered.
     """
 
     path: Path
     meta: dict
+    pin: Pin | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Snapshot:
         """The newest snapshot of a run folder, or the folder itself where it is a snapshot."""
-        path = resolve(folder)
-        return cls(path, read_json(path / "meta.json"))
+        for _ in range(TRIES):
+            path = resolve(folder)
+            if pin := Pin.on(path):
+                break
+            time.sleep(0.01)  # it was deleted just now: the newest is another
+        else:
+            raise InputError(f"{path}: is deleted while it is read; run the command again")
+        try:
+            return cls(path, read_meta(path / META), pin)
+        except InputError as error:
+            raise InputError(f"{error}{_older(path)}") from None
 
     def kind(self, wanted: Literal["auto", "ema", "raw"]) -> Literal["ema", "raw"]:
         """`auto` is EMA where the checkpoint has one, otherwise raw."""
@@ -131,17 +232,22 @@ class Snapshot:
 
     def weights(self, kind: Literal["ema", "raw"]) -> dict[str, Tensor]:
         """Weights by plain name, mapped from the file: they take memory as they are used."""
-        path = self.path / FILES[kind]
-        check_hash(path, self.hash(kind))
+        self.hash(kind)
+        return self._tensors(FILES[kind])
+
+    def model(self, kind: Literal["ema", "raw"], build: Callable[[dict, int], torch.nn.Module]) -> torch.nn.Module:
+        """The model with these weights; `build` is models.build, whose bound is the bytes of the weights."""
+        weights = self.weights(kind)
         try:
-            return safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+            model = build(self.meta["model"], (self.path / FILES[kind]).stat().st_size)
+        except InputError as error:
+            raise InputError(f"{self.path / META}: {error}") from None
+        load_into(model, weights, str(self.path))
+        return model
 
     def state(self) -> dict:
         """Optimiser state and data positions, onto the CPU."""
-        path = self.path / STATE
-        check_hash(path, self.meta["files"][STATE])
+        path = self._checked(STATE)
         return load_torch(path, path)
 
     def indices(self) -> dict[str, Tensor] | None:
@@ -151,54 +257,38 @@ class Snapshot:
         what was set aside for validation, may be empty. A model that unlearns next may forget of `remain`, and of
         nothing else.
         """
-        wanted = self.meta["files"].get(INDICES)
-        if wanted is None:
-            return None
-        check_hash(self.path / INDICES, wanted)
-        return safetensors.torch.load_file(self.path / INDICES)
+        return self._tensors(INDICES) if INDICES in self.meta["files"] else None
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        path = self._checked(name)
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+    def _checked(self, name: str) -> Path:
+        """The path of a file that is what meta.json says: one that is cut or altered is refused before it is read."""
+        path, wanted = self.path / name, self.meta["files"].get(name)
+        if wanted is None or not path.is_file():
+            raise InputError(f"{path}: missing from the checkpoint{_older(self.path)}")
+        if (found := sha256_file(path)) != wanted:
+            raise InputError(
+                f"{path}: damaged: sha256 {found[:12]}, meta.json says {wanted[:12]} ({path.stat().st_size} bytes)"
+                f"{_older(self.path)}"
+            )
+        return path
 
 
-# Each of these finds the newest snapshot anew; whoever reads two things of one run wants a `Snapshot`.
-
-
-def load_meta(folder: Path | str) -> dict:
-    """`meta.json` of the newest snapshot."""
-    return Snapshot.open(folder).meta
-
-
-def weights_hash(folder: Path | str, kind: Literal["ema", "raw"]) -> str:
-    """`Snapshot.hash` of the newest snapshot."""
-    return Snapshot.open(folder).hash(kind)
-
-
-def choose_kind(folder: Path | str, kind: Literal["auto", "ema", "raw"]) -> Literal["ema", "raw"]:
-    """`Snapshot.kind` of the newest snapshot."""
-    return Snapshot.open(folder).kind(kind)
-
-
-def load_weights(folder: Path | str, kind: Literal["ema", "raw"]) -> dict[str, Tensor]:
-    """`Snapshot.weights` of the newest snapshot."""
-    return Snapshot.open(folder).weights(kind)
-
-
-def load_state(folder: Path | str) -> dict:
-    """`Snapshot.state` of the newest snapshot."""
-    return Snapshot.open(folder).state()
-
-
-def load_indices(folder: Path | str) -> dict[str, Tensor] | None:
-    """`Snapshot.indices` of the newest snapshot."""
-    return Snapshot.open(folder).indices()
-
-
-def check_hash(path: Path, wanted: str) -> None:
-    """A file that is cut in half or altered is refused before anything reads it."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing from the checkpoint")
-    if (found := sha256_file(path)) != wanted:
-        raise InputError(
-            f"{path}: damaged: sha256 {found[:12]}, meta.json says {wanted[:12]} ({path.stat().st_size} bytes)"
-        )
+def _older(snapshot: Path) -> str:
+    """`; RUN/ckpts/step_N is older and whole`: what there is beside a damaged snapshot; nothing where there is none."""
+    beside = [path for path in _snapshots(snapshot.parent.parent) if natural(path) < natural(snapshot)]
+    for path in reversed(beside):
+        try:
+            read_meta(path / META)
+        except InputError:
+            continue
+        return f"; {path} is older and whole: name that one, or move {snapshot.name} away"
+    return ""
 
 
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from functions.errors import InputError
-from functions.files import read_json
+from functions.records import Record, read_record
 
 RECORDED = ("seed", "class", "classes", "label", "version")  # would make each row of a table its own protocol
 
@@ -41,11 +41,15 @@ def _plain(value):
     return value
 
 
-def read_contract(path: Path, remedy: str) -> dict:
+class Contract(Record):
+    hash: str
+    protocol: dict
+    record: dict
+
+
+def read_contract(path: Path, remedy: str, schema: type[Contract] = Contract) -> dict:
     """A contract on disk. Raises InputError where it is none or its hash is not its protocol's; `remedy` ends it."""
-    found = read_json(path)
-    protocol = found.get("protocol") if isinstance(found, dict) else None
-    whole = isinstance(protocol, dict) and isinstance(found.get("record"), dict)
-    if not whole or found.get("hash") != protocol_hash(protocol):
-        raise InputError(f"{path}: not a contract, or edited by hand; {remedy}")
+    found = read_record(path, schema, remedy)
+    if found["hash"] != protocol_hash(found["protocol"]):
+        raise InputError(f"{path}: hash: not that of the protocol, so edited by hand; {remedy}")
     return found

@@ -1,12 +1,153 @@
-"""What a checkpoint's `meta.json` says of its run. Torch-free."""
+"""What a checkpoint's `meta.json` says of its run, and the schema that it is read by. Torch-free."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from functions.files import sha256_bytes, version
+from functions.records import Count, Exact, Record, Sha, check_record, read_record
+from functions.storage.provenance import Cost, Selection
 
 PIXELS = {"name": "pixels", "kwargs": {}}  # the encoder of checkpoints whose configs name none
+
+# Bounds of what becomes a size or a count: the largest is far beyond any model here. What they come to together,
+# `models.build` bounds by the bytes of the weights.
+Width = Annotated[int, Field(gt=0, le=2**16)]
+Side = Annotated[int, Field(gt=0, le=2**13)]  # pixels
+Depth = Annotated[int, Field(gt=0, le=2**8)]
+Classes = Annotated[int, Field(gt=0, le=2**20)]
+Moments = list[float] | None
+
+
+class UNetArguments(Exact):
+    ch: Width
+    ch_mult: list[Depth] = Field(min_length=1, max_length=16)
+    num_res_blocks: Depth
+    attn_resolutions: list[int] = Field(max_length=64)
+    image_size: Side
+    in_channels: Width
+    out_ch: Width
+    n_classes: Classes
+    dropout: float = Field(0.1, ge=0, le=1)
+    resamp_with_conv: bool = True
+
+
+class CNNArguments(Exact):
+    in_channels: Width
+    n_classes: Classes
+    image_size: Side
+    width: Width = 32
+
+
+class CifarArguments(Exact):
+    arch: str
+    n_classes: Classes
+    in_channels: Width = 3
+    image_size: Side = 32
+    mean: Moments = None
+    std: Moments = None
+
+
+class LibraryArguments(Exact):
+    arch: str
+    n_classes: Classes
+    in_channels: Width = 3
+    resize: Annotated[int, Field(ge=0, le=2**13)] | None = None
+    mean: Moments = None
+    std: Moments = None
+    options: dict[str, int | float | bool | str | list[int]] | None = None
+
+
+ARGUMENTS = {
+    "unet": UNetArguments,
+    "cnn": CNNArguments,
+    "cifar": CifarArguments,
+    "torchvision": LibraryArguments,
+    "timm": LibraryArguments,
+}
+
+
+class Described(Record):
+    """A model or an encoder."""
+
+    name: str
+    kwargs: dict[str, Any]
+
+
+class Noise(Record):
+    """The diffusion that a model was trained on."""
+
+    timesteps: Annotated[int, Field(gt=0, le=10**6)]
+    beta_start: Annotated[float, Field(gt=0, lt=1)]
+    beta_end: Annotated[float, Field(gt=0, lt=1)]
+    p_uncond: Annotated[float, Field(ge=0, le=1)]
+    reduction: Literal["sum", "mean"]
+
+
+class DataSet(Record):
+    dataset: str
+    n_classes: Classes
+    shape: list[Side] = Field(min_length=3, max_length=3)
+    classes: list[str]
+    n: Count | None = None
+    content: str | None = None
+
+
+class DataSection(Record):
+    path: str = "data"
+    image_size: Side | None = None
+    n_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
+
+
+class Resolved(Record):
+    """What is read again of the config that a run had; converted checkpoints have one too."""
+
+    data: DataSection
+    optim: dict | None = None
+
+
+class Meta(Record):
+    """What every reader relies on. The first versions wrote no mode and no cost."""
+
+    world: str
+    mode: str | None = None
+    model: Described
+    encoder: Described
+    diffusion: Noise | None
+    data: DataSet
+    forget: dict | None = None
+    selection: Selection | None = None
+    forgotten_before: list[Selection] = []
+    source: str | None = None
+    mask: str | None = None
+    config: Resolved
+    pretrained: str | None = None
+    cost: Cost | None = None
+    prepared: Cost | None = None
+    step: Count
+    files: dict[Annotated[str, Field(pattern=r"^[a-z]+\.[a-z]+$")], Sha]
+
+
+class JudgedMeta(Meta):
+    """And what a comparison of runs tells of each."""
+
+    mode: str
+    cost: Cost
+
+
+def read_meta(path: Path) -> dict:
+    """What a `meta.json` says. Raises InputError with one line where it is damaged, or says what cannot be."""
+    meta = read_record(path, Meta)
+    check_model(meta["model"], path)
+    return meta
+
+
+def check_model(model: dict, source: Path | str) -> None:
+    """Raises InputError where the arguments of `{"name", "kwargs"}` are not that model's, or beyond any such model."""
+    check_record(model["kwargs"], ARGUMENTS.get(model["name"], Record), f"{source}: model.kwargs")
 
 
 def model_meta(section, data: dict, moments: tuple | None = None) -> dict:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import stream_atomic
+from functions.files import check_exported, stream_exported
 from functions.storage.inspection import inspect, misfit, refused, scan, unwanted
 from functions.storage.tensors import plain_names
 
@@ -68,6 +68,7 @@ def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    check_exported(path)
     data = path.read_bytes()
     try:
         # BUILD sets attributes of what is on the stack, and a dict of tensors has no use for it.
@@ -83,7 +84,7 @@ def load_tensor_dict(path: Path | str) -> dict[str, Tensor]:
 
 def save_tensor_dict(path: Path | str, tensors: dict[str, Tensor]) -> None:
     """`pickle.dump` of a plain dict, under the names given (`wrapped_names` for the published code). Atomic."""
-    with stream_atomic(path) as file:
+    with stream_exported(path) as file:
         TensorPickler(file).dump(dict(tensors))
 
 

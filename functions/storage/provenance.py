@@ -10,11 +10,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from functions.errors import InputError
+from functions.records import Amount, Count, Record
 
 Shapes = dict[str, tuple[int, ...]]
 
 # What both Fishers must share and the mask inherits; batch_size is there where the estimator depends on it.
 SAME = ("checkpoint", "forget", "estimator", "guidance", "draws", "clip", "batch_size", "weights", "seed", "version")
+
+
+class Selection(Record):
+    """A forget set; files older than names say its class alone."""
+
+    dataset: str
+    label: int | list[int] | str | None
+    name: str | None = None
+    indices: str | None = None
+
+
+class Cost(Record):
+    seconds: Amount
+    forward: Count
+    backward: Count
+
+
+class Provenance(Record):
+    """What every artifact may say of itself."""
+
+    checkpoint: str | None = None
+    forget: Selection | None = None
+    estimator: str | None = None
+    set: str | None = None
+    n: Count | None = None
+    cost: Cost | None = None
+
+
+class OfFisher(Provenance):
+    """What makes a mask of two of them."""
+
+    set: str
+    zero_ratio_salient: bool
+    cost: Cost
+
+
+class OfMask(Provenance):
+    checkpoint: str | None
+    forget: Selection
+    shapes: dict[str, list[Count]]
+
+
+class OfSums(Provenance):
+    """What goes on where it was stopped."""
+
+    n: Count
+    cost: Cost
 
 
 def inherited(made: dict) -> dict:
@@ -50,6 +98,8 @@ def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "m
     `forget` is {"dataset", "label"} and, in newer files, the selection's "name" and "indices", the SHA-256 of its
     sorted indices. What one side lacks is not compared; a file without a name is of a whole class.
     """
+    if found.get("forget") is None or "checkpoint" not in found:
+        raise InputError(f"{what} {path}: does not say what it was made for (forget, checkpoint)")
     made, asked = found["forget"], wanted["forget"]
     if made["dataset"] != asked["dataset"]:
         raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import stream_atomic
+from functions.files import check_exported, stream_exported
 from functions.finite import check_finite
 from functions.storage.checkpoint import FILES, Snapshot
 from functions.storage.pickles import load_torch, tensors_by_name
@@ -30,6 +30,7 @@ def load_list(path: Path | str) -> tuple[Weights, int]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file (wanted the ckpt.pth of the published code)")
+    check_exported(path)
     states = load_torch(path, path)
     if not isinstance(states, list):
         raise InputError(f"{path}: wanted the list of the published code, got a {type(states).__name__}")
@@ -56,7 +57,7 @@ def save_list(path: Path | str, weights: Weights, optimizer: dict, step: int) ->
     states = [wrapped_names(weights["raw"]), optimizer, step - 1]
     if "ema" in weights:
         states.append(weights["ema"])
-    with stream_atomic(path) as file:
+    with stream_exported(path) as file:
         torch.save(states, file)
 
 

@@ -17,14 +17,27 @@ from tqdm import tqdm
 
 from functions.config.methods import MODES
 from functions.errors import InputError
-from functions.files import PARTIAL, read_json, umask, write_atomic, write_json
+from functions.files import PARTIAL, parse_json, umask, write_atomic, write_json
 from functions.locks import Busy, remove_leftovers, writing_folder
+from functions.records import Count, Record, check_record, read_record
 
 
 def run_parent(results: str, dataset: str, mode: str, selection: str | None) -> Path:
     """`results/<dataset>/<mode>` for runs that make a model, else `results/<dataset>/forget_<selection>/<mode>`."""
     root = Path(results) / dataset
     return root / mode if mode in ("pretrain", "retrain") else root / f"forget_{selection}" / mode
+
+
+class Origin(Record):
+    """How a run began; what else must be equal to resume it, whoever resumes it compares."""
+
+    mode: str
+
+
+class Stats(Record):
+    """What a step logs: numbers by name."""
+
+    step: Count
 
 
 Fill = Callable[[Path], None]
@@ -34,7 +47,7 @@ def read_origin(run: Path | str) -> dict:
     """What a run began with. Raises InputError where `run` is no run folder."""
     if not (Path(run) / "logs" / "origin.json").is_file():
         raise InputError(f"--resume {run}: not a run folder (wanted logs/origin.json in it)")
-    return read_json(Path(run) / "logs" / "origin.json")
+    return read_record(Path(run) / "logs" / "origin.json", Origin)
 
 
 def own_config(run: Path | str) -> Path:
@@ -194,8 +207,8 @@ class RunFolder:
         path = self.logs / "stats.jsonl"
         if not path.exists():
             return
-        kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
-        write_atomic(path, "".join(kept))
+        kept = [stats for stats in read_stats(path) if stats["step"] <= step]
+        write_atomic(path, "".join(json.dumps(stats) + "\n" for stats in kept))
 
     def keep_traceback(self) -> None:
         """The traceback of the exception being handled goes to the log; the screen gets one line."""
@@ -212,8 +225,19 @@ def _brief(value: object) -> str:
     return value[:12] if isinstance(value, str) else str(value)
 
 
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return float("inf")
+def read_stats(path: Path) -> list[dict]:
+    """The lines of a stats.jsonl. A last one that was half written when its run ended is left out.
+
+    Raises InputError with the number of any other line that is none.
+    """
+    lines, found = path.read_bytes().splitlines(), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            stats = parse_json(line, f"{path}: line {number}")
+            check_record(stats, Stats, f"{path}: line {number}")
+        except InputError:
+            if number < len(lines):
+                raise
+            break
+        found.append(stats)
+    return found

@@ -1,14 +1,20 @@
-"""safetensors written one tensor at a time: no second copy of a model, wherever its weights lie and in what order."""
+"""safetensors written one tensor at a time: no second copy of a model, wherever its weights lie and in what order.
+
+A sealed file holds, in its metadata, the SHA-256 of all of it with zeros in the seal's place.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from functions.errors import InputError
+from functions.files import HashedFile
 
 # In the order in which safetensors lays them out: by alignment, so that each tensor can be read where it lies.
 DTYPES = {
@@ -25,6 +31,10 @@ DTYPES = {
 }
 WRAPPERS = ("module.", "_orig_mod.")
 ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
+# "sealed" is part of what is sealed: a file that has lost its seal is told from one of a version that wrote none.
+# In the header neither can stand inside a text, whose quotes have backslashes before them.
+SEALED, MARK, BLANK = {"sealed": "1"}, b'"seal":"', b"0" * 64
+LARGEST_HEADER = 100_000_000  # bytes, of the format itself
 
 
 def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,12 +47,12 @@ def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """The bytes of `safetensors.torch.save`, from tensors on any device and of any strides.
 
     Its own `save_file` wants all of them on the CPU and contiguous at once, which is a copy of a model that is on a GPU
     or in channels_last, and reports a full disk without its errno. Here a copy of the largest tensor is the most.
-    Layout: header's length (8 bytes, little endian), header (JSON, padded to 8), data.
+    Layout: header's length (8 bytes, little endian), header (JSON, padded to 8), data. Returns the first two.
     """
     if unknown := [name for name, t in tensors.items() if t.dtype not in ORDER]:
         raise InputError(f"{unknown[0]}: {tensors[unknown[0]].dtype} has no place in a safetensors file")
@@ -54,9 +64,38 @@ def write_tensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str
         header[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    text = len(text).to_bytes(8, "little") + text
+    file.write(text)
     for name in names:
         file.write(_bytes_of(tensors[name]))
+    return text
+
+
+def write_sealed(file: HashedFile, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """`write_tensors` with a seal, which takes the place of its zeros once all has passed and is hashed."""
+    header = write_tensors(file, tensors, {**SEALED, **metadata, "seal": BLANK.decode()})
+    file.overwrite(header.index(MARK) + len(MARK), file.sha256.encode())
+
+
+def has_seal(path: Path | str) -> bool:
+    """Whether a safetensors file is sealed; older versions did not. Raises InputError where the seal is wrong.
+
+    The file is read in pieces and never held.
+    """
+    with open(path, "rb") as file:
+        length = file.read(8)
+        header = length + file.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
+        at = header.find(MARK) + len(MARK)
+        if at < len(MARK):
+            if b'"sealed":"' in header:
+                raise InputError(f"{path}: damaged: it has lost its seal")
+            return False
+        digest = hashlib.sha256(header[:at] + BLANK + header[at + len(BLANK) :])
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest().encode() != header[at : at + len(BLANK)]:
+        raise InputError(f"{path}: damaged: its bytes are not what its seal was made of")
+    return True
 
 
 def _bytes_of(t: Tensor) -> memoryview:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from functions.files import sha256_file
+from functions.files import sha256_file, unchanged
 from functions.storage.artifacts import load_fisher, read_provenance
 from functions.storage.cost import total
 from functions.training.anchors import Anchor
@@ -23,9 +23,11 @@ class SelectiveAmnesia(Runner):
     def begin(self, materials):
         s = self.cfg.unlearn
         path = s.fisher_path or Path(self.cfg.ckpt_folder) / FISHER
-        fisher = load_fisher(path, materials.shapes, materials.provenance)
-        costs = [c for c in (self.meta.get("prepared"), read_provenance(path).get("cost")) if c]
-        self.meta = {**self.meta, "fisher": sha256_file(path), "prepared": total(costs) if costs else None}
+        with unchanged(path):
+            fisher = load_fisher(path, materials.shapes, materials.provenance)
+            cost, digest = read_provenance(path).get("cost"), sha256_file(path)
+        costs = [c for c in (self.meta.get("prepared"), cost) if c]
+        self.meta = {**self.meta, "fisher": digest, "prepared": total(costs) if costs else None}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":
             classes = set(range(self.task.n_conditions)) - {self.cfg.forget.label}

@@ -21,6 +21,7 @@ from functions.randomness import keyed_generator
 from functions.storage.artifacts import load_tensors, save_tensors
 from functions.storage.cost import Cost
 from functions.storage.pickles import save_tensor_dict
+from functions.storage.provenance import OfSums
 from functions.storage.published import wrapped_names
 from functions.tasks import Draw
 from functions.training import distributed
@@ -91,7 +92,7 @@ class SweepFisher:
         nothing = zeros(dict(zip(self.materials.names, self.materials.params)))
         if not self.partial.is_file():
             return nothing, 0, cost
-        total, made = load_tensors(self.partial)
+        total, made = load_tensors(self.partial, OfSums)
         if {k: made.get(k) for k in wanted} != wanted:
             print(f"{self.partial}: of another checkpoint or other settings; beginning anew")
             return nothing, 0, cost

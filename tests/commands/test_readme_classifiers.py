@@ -8,6 +8,7 @@ import shlex
 from functools import partial
 from pathlib import Path
 
+import cases
 import pytest
 import torch
 
@@ -15,7 +16,6 @@ import datasets
 import evaluate
 import train
 from functions.errors import InputError
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask
 
 SMALL = " --set training.batch_size=32"
@@ -61,18 +61,21 @@ def origin(tmp_path_factory):
 def test_main_train(monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "cifar10", partial(fake_cifar10, train=20))
     out = run("python train.py --mode pretrain --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 1")
-    meta = checkpoint.load_meta(out)
+    meta = cases.load_meta(out)
     assert out.parent == Path("results/cifar10/pretrain")
     assert meta["model"]["kwargs"]["arch"] == "resnet18" and meta["model"]["kwargs"]["n_classes"] == 10
     assert meta["model"]["kwargs"]["std"] == [0.2470, 0.2435, 0.2616]
-    assert {k: len(v) for k, v in checkpoint.load_indices(out).items()} == {"remain": 18, "val": 2}
+    assert {k: len(v) for k, v in cases.load_indices(out).items()} == {"remain": 18, "val": 2}
     assert meta["config"]["training"]["epochs"] == 1 and meta["config"]["optim"]["lr"] == 0.1
 
 
 def test_generate_mask(origin):
     names = {p.name for p in (origin / "mask").iterdir()}
     shares = [f"{q / 10:.1f}" for q in range(1, 11)]
-    assert names == {"score.safetensors", *(f"with_{q}.{s}" for q in shares for s in ("pt", "safetensors"))}
+    assert names == {
+        "score.safetensors",
+        *(f"with_{q}.{s}" for q in shares for s in ("pt", "pt.sha256", "safetensors")),
+    }
     total = sum(t.numel() for t in load_mask(origin / "mask" / "with_1.0.pt", None, None).values())
     for q in (0.1, 0.5, 0.7, 1.0):
         theirs, ours = (load_mask(origin / "mask" / f"with_{q}.{s}", None, None) for s in ("pt", "safetensors"))
@@ -90,19 +93,19 @@ def unlearn(origin, method: str, more: str) -> Path:
 @pytest.mark.parametrize("mask", ["with_0.5.pt", "with_0.5.safetensors"])
 def test_salun(origin, mask):
     out = unlearn(origin, "RL", f"--unlearn_epochs 1 --unlearn_lr 0.013 --mask_path {origin}/mask/{mask}")
-    before, after = (checkpoint.load_weights(r, "raw") for r in (origin / "origin", out))
+    before, after = (cases.load_weights(r, "raw") for r in (origin / "origin", out))
     frozen = {n: ~m for n, m in load_mask(origin / "mask" / mask, None, None).items()}
     assert all(torch.equal(before[n][f], after[n][f]) for n, f in frozen.items())
-    meta = checkpoint.load_meta(out)
+    meta = cases.load_meta(out)
     assert meta["step"] == 4 and meta["config"]["unlearn"]["order"] == "split"  # 1 + 3 batches of 32
     assert meta["config"]["optim"]["lr"] == 0.013
 
 
 def test_retrain(origin):
     out = unlearn(origin, "retrain", "--unlearn_epochs 2 --unlearn_lr 0.1")
-    theirs, ours = (checkpoint.load_indices(r) for r in (origin / "origin", out))
+    theirs, ours = (cases.load_indices(r) for r in (origin / "origin", out))
     assert torch.equal(theirs["remain"], torch.cat([ours["forget"], ours["remain"]]).sort().values)
-    assert not torch.equal(*(checkpoint.load_weights(r, "raw")["fc.weight"] for r in (origin / "origin", out)))
+    assert not torch.equal(*(cases.load_weights(r, "raw")["fc.weight"] for r in (origin / "origin", out)))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_retrain(origin):
 )
 def test_main_forget(origin, method, more, steps):
     out = unlearn(origin, method, more)
-    meta = checkpoint.load_meta(out)
+    meta = cases.load_meta(out)
     assert meta["step"] == steps and meta["forget"]["count"] == 4
     alpha = {"FT_prune": ("weight", 5e-4), "wfisher": ("step", 0.5)}.get(method)
     if alpha:

@@ -1,8 +1,8 @@
 """The published flags reach the keys they should; configs of classifiers hold the published constants."""
 
-import json
 from pathlib import Path
 
+import cases
 import pytest
 import yaml
 
@@ -13,6 +13,7 @@ from functions.config import names as keys
 from functions.config.cli import config_flags
 from functions.config.methods import MODES
 from functions.errors import InputError
+from functions.files import write_json
 
 CONFIGS = sorted(p.name for p in layers.CONFIG_FOLDER.rglob("*_classifier.yml"))
 FORGET = ["--model_path", "run", "--num_indexes_to_replace", "4500"]
@@ -157,21 +158,21 @@ def name_of(*words):
 def test_the_config_is_that_of_the_data_set_or_of_the_model(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    meta = {"world": "classifier", "data": {"dataset": "svhn"}}
-    (run / "meta.json").write_text(json.dumps(meta))
+    write_json(run / "meta.json", cases.meta(step=1, files={}, data={**cases.meta()["data"], "dataset": "svhn"}))
     assert name_of() == "cifar10_classifier.yml"
     assert name_of("--dataset", "shapes") == "shapes_classifier.yml"
     assert name_of("--model_path", str(run)) == "svhn_classifier.yml"
     assert name_of("--dataset", "shapes", "--model_path", str(run)) == "shapes_classifier.yml"
     assert name_of("--config", "mine.yml", "--dataset", "shapes", "--model_path", str(run)) == "mine.yml"
-    (run / "meta.json").write_text(json.dumps({**meta, "world": "ddpm"}))
+    write_json(run / "meta.json", cases.meta(step=1, files={}, world="ddpm"))
     with pytest.raises(InputError, match="--config: missing; .* is a ddpm model"):
         name_of("--model_path", str(run))
 
 
 def test_the_data_set_of_the_model_reaches_the_config(tmp_path):
     """Also where it is asked for by the model alone: the data are those of its file."""
-    (tmp_path / "meta.json").write_text(json.dumps({"world": "classifier", "data": {"dataset": "cifar100"}}))
+    data = {**cases.meta()["data"], "dataset": "cifar100"}
+    write_json(tmp_path / "meta.json", cases.meta(step=1, files={}, data=data))
     cfg = resolve("--unlearn", "RL", "--model_path", str(tmp_path), "--num_indexes_to_replace", "4500")
     assert (cfg.data.dataset, cfg.unlearn.order) == ("cifar100", "joint")
 

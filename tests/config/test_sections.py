@@ -13,6 +13,7 @@ from functions.config.methods import METHODS, MODES, BoundaryExpand, Finetune, P
 from functions.config.schema import CifarModel, CNNModel, Config, LibraryModel, UNetModel
 from functions.config.section import Section
 from functions.config.worlds import WORLDS
+from functions.files import read_json
 
 FLAGS = {"label_to_forget": 0, "ckpt_folder": "x"}
 DDPM = """
@@ -356,9 +357,9 @@ def test_the_length_of_a_run_counts_where_a_schedule_ends_with_it(load):
 def test_resume_of_a_run_from_before_says_so():
     run = cases.pretrain("classifier")
     path = run / "logs" / "origin.json"
-    origin = json.loads(path.read_text())
+    origin = read_json(path)
     assert origin.pop("format") == config.FORMAT
-    path.write_text(json.dumps(origin | {"config": "of old"}))
+    path.write_text(json.dumps(origin | {"config": "of old"}))  # they had no seal either
     line = (
         f"^--resume {run}: began before configs had a section per mode: its hash cannot be compared; start anew or use"
     )

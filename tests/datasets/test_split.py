@@ -21,6 +21,7 @@ from datasets.split import (
     train_val_split,
 )
 from functions.errors import InputError
+from functions.files import read_json, sha256_bytes
 from functions.randomness import order_generator
 
 
@@ -157,7 +158,7 @@ def test_a_list_and_its_source_beside_it(tmp_path):
     path = tmp_path / "forget.json"
     save_indices(path, torch.tensor([1, 4]), SOURCE)
     assert json.loads(path.read_text()) == [1, 4]  # the format that others read
-    assert json.loads((tmp_path / "forget.source.json").read_text()) == SOURCE
+    assert read_json(tmp_path / "forget.source.json") == {**SOURCE, "sha256": sha256_bytes(b"[1,4]")}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["forget.json", "forget.source.json"]
     assert by_index_file(path, 6, name="cifar10")[0].tolist() == [1, 4]
     save_indices(path, torch.tensor([2]))  # of another origin: the old source does not stay
@@ -211,7 +212,7 @@ def test_an_object_may_leave_out_n_but_not_its_data_set(tmp_path):
         by_index_file(path, 9, name="cifar10")
 
 
-@pytest.mark.parametrize("text, message", [("{", "not valid JSON"), ("[1]", "wanted an object such as")])
+@pytest.mark.parametrize("text, message", [("{", "not valid JSON"), ("[1]", "got a list; wanted an object")])
 def test_broken_sources_are_refused(tmp_path, text, message):
     path = written_list(tmp_path)
     (tmp_path / "forget.source.json").write_text(text)

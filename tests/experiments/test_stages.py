@@ -100,10 +100,10 @@ def test_a_training_stage_that_was_killed_is_resumed(monkeypatch):
         Stages(Path("done")).run("train", cases.train, *argv, root=Path("mine"))
     run = Stages(Path("done")).run("train", cases.train, *argv, root=Path("mine"))
     assert len(list(Path("mine").rglob("origin.json"))) == 1 and kill == [1]
-    assert checkpoint.load_meta(run)["step"] == 4
+    assert cases.load_meta(run)["step"] == 4
     assert cases.same(cases.weights(run), cases.weights(whole))
     # batches of 8, four steps; a resumed run has counted all of them
-    cost = checkpoint.load_meta(run)["cost"]
+    cost = cases.load_meta(run)["cost"]
     assert (cost["forward"], cost["backward"]) == (32, 32) and cost["seconds"] > 0
 
 
@@ -126,11 +126,11 @@ def test_cost_counts_images_while_it_runs_and_not_while_it_pauses():
 
 def test_unlearning_counts_what_it_passes(originals):
     run = originals["ddpm"].run
-    found = checkpoint.load_meta(cases.unlearn("ddpm", "sfron", run))["cost"]
+    found = cases.load_meta(cases.unlearn("ddpm", "sfron", run))["cost"]
     assert (found["forward"], found["backward"]) == (64, 64)  # four steps of 8 forget and 8 remain images
-    matched = checkpoint.load_meta(cases.unlearn("ddpm", "sfron", run, "--unlearn_loss", "match"))["cost"]
+    matched = cases.load_meta(cases.unlearn("ddpm", "sfron", run, "--unlearn_loss", "match"))["cost"]
     assert (matched["forward"], matched["backward"]) == (96, 64)  # and a target without gradients
-    esd = checkpoint.load_meta(cases.unlearn("ddpm", "esd", run))["cost"]
+    esd = cases.load_meta(cases.unlearn("ddpm", "esd", run))["cost"]
     assert (esd["forward"], esd["backward"]) == (4 * 8 * 3, 4 * 8)  # the teacher sees [conditional; null]
     _, made = load_tensors(originals["ddpm"].mask.with_name("forget_fisher.safetensors"))
     assert (made["cost"]["forward"], made["cost"]["backward"]) == (made["n"], made["n"])

@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import cases
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +15,7 @@ import evaluate
 import models
 from datasets.split import train_val_split
 from functions.errors import InputError
+from functions.files import write_json
 from functions.judging import forgetting as forgetting_metrics
 from functions.judging import logits as classifier_runs
 from functions.judging import membership
@@ -52,8 +54,7 @@ def fitted(images, indices, steps: int, seed: int = 0):
 
 def save_run(path: Path, model, mode: str, indices, forget=None, seconds=60.0, **more) -> Path:
     description, net = model
-    meta = {
-        "world": "classifier",
+    meta = cases.meta() | {
         "mode": mode,
         "model": description,
         "forget": forget,
@@ -92,7 +93,8 @@ def runs(nets, split, monkeypatch):
     trained = torch.cat([split["remain"], split["forget"]]).sort().values
     original = save_run(Path("original"), nets["original"], "pretrain", {"remain": trained, "val": split["val"]})
     retrained = save_run(Path("retrained"), nets["retrained"], "retrain", split, forget)
-    unlearned = save_run(Path("unlearned"), nets["original"], "salun", split, forget, 30.0, prepared={"seconds": 15.0})
+    prepared = {"seconds": 15.0, "forward": 0, "backward": 0}
+    unlearned = save_run(Path("unlearned"), nets["original"], "salun", split, forget, 30.0, prepared=prepared)
     return {"original": original, "retrained": retrained, "unlearned": unlearned}
 
 
@@ -131,8 +133,8 @@ def test_numbers_and_their_contract(runs, split, capsys):
     (path,) = evaluate.main(argv(runs, "unlearned", more=["--original", "original"]))
     assert path == Path("unlearned/metrics.json") and not Path("original/metrics.json").exists()
     found, text = section(path), capsys.readouterr().out
-    model = models.build(checkpoint.load_meta("unlearned")["model"]).eval()
-    model.load_state_dict(checkpoint.load_weights("unlearned", "raw"))
+    model = models.build(cases.load_meta("unlearned")["model"]).eval()
+    model.load_state_dict(cases.load_weights("unlearned", "raw"))
     images, test = datasets.load("digits"), datasets.load("digits", "data", "test")
 
     def accuracy(images, indices):
@@ -155,7 +157,7 @@ def test_numbers_and_their_contract(runs, split, capsys):
     assert found["average_gap"] == pytest.approx(sum(abs(found[k] - goal[k]) for k in ("UA", "RA", "TA", "MIA")) / 4)
     record = found["contract"]["record"]
     assert found["n"] == {"retain": 600, "forget": N_FORGET, "val": 300, "test": len(test)} == record["n"]
-    assert record["sha256"] == checkpoint.weights_hash("unlearned", "raw") and record["weights"] == "raw"
+    assert record["sha256"] == cases.weights_hash("unlearned", "raw") and record["weights"] == "raw"
     assert found["contract"]["protocol"]["on"] == "test" and "non-member" in str(found["contract"]["protocol"])
     assert "share of forgotten images called non-member; the retrained model has" in text and "not 1" in text
     assert "opposite direction: share of forgotten images called member; the retrained model has" in text
@@ -168,7 +170,7 @@ def test_logits_are_made_once_and_again_where_damaged(runs, monkeypatch, capsys)
     first, passes = section(path), []
     forward = classifier_runs._forward
     monkeypatch.setattr(classifier_runs, "_forward", lambda *a: passes.append(a[-1]) or forward(*a))
-    path.write_text(json.dumps({"other": 1, "classification": {}}))
+    write_json(path, {"other": 1, "classification": {}})
     evaluate.main(argv(runs, "unlearned", more=["--batch_size", "7"]))
     assert passes == [] and section(path) == first and json.loads(path.read_text())["other"] == 1
     kept = sorted(Path("unlearned/logits").iterdir())
@@ -296,7 +298,7 @@ def test_files_go_where_they_are_told(runs, capsys):
 def test_weights_are_those_that_were_asked_for(runs, nets, split):
     net = nets["original"][1]
     other = nets["retrained"][1].state_dict()
-    meta = {**checkpoint.load_meta("unlearned"), "files": None}
+    meta = {**cases.load_meta("unlearned"), "files": None}
     checkpoint.save(Path("both"), 1, {"raw": net.state_dict(), "ema": other}, {}, meta, 1, split)
     found = [section(evaluate.main(["both", "--weights", w, "--out", f"{w}.json"])[0]) for w in ("raw", "ema", "auto")]
     assert [f["contract"]["record"]["weights"] for f in found] == ["raw", "ema", "ema"]

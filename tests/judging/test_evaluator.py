@@ -109,7 +109,7 @@ def test_a_reference_in_a_read_only_place_is_a_note(judge, sets, monkeypatch, ca
     def refuse(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("functions.judging.features.write_atomic", refuse)
+    monkeypatch.setattr("functions.storage.cache.stream_atomic", refuse)
     evaluate(judge)
     assert "Note: the reference's features are not kept:" in capsys.readouterr().out
 

@@ -288,13 +288,15 @@ def test_the_hash_covers_the_protocol_alone():
 def test_a_generation_contract_is_found_above_a_class_folder_and_checked(tmp_path):
     (tmp_path / "F" / "0").mkdir(parents=True)
     assert read_generation(tmp_path / "F" / "0") is None
-    made = contract({"steps": 20}, {"seed": 0})
+    made = contract({"steps": 20}, {"seed": 0, "classes": [0]})
     write_json(tmp_path / "F" / "samples.json", made)
     assert read_generation(tmp_path / "F") == read_generation(tmp_path / "F" / "0") == made
     joined = join(made, {"judge": "abc"}, {"class": 0})
-    assert joined["protocol"]["generation"] == {"steps": 20} and joined["record"]["generation"] == {"seed": 0}
+    assert joined["protocol"]["generation"] == {"steps": 20} and joined["record"]["generation"] == made["record"]
     assert joined["hash"] == protocol_hash({"generation": {"steps": 20}, "evaluation": {"judge": "abc"}})
     assert joined["hash"] != join(None, {"judge": "abc"}, {"class": 0})["hash"]
     write_json(tmp_path / "F" / "samples.json", {**made, "protocol": {"steps": 1000}})
-    with pytest.raises(InputError, match=r"samples\.json: not a contract, or edited by hand"):
+    with pytest.raises(
+        InputError, match=r"samples\.json: hash: not that of the protocol, so edited by hand; sample again"
+    ):
         read_generation(tmp_path / "F")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cases
 import pytest
 import torch
 
@@ -53,13 +54,11 @@ class FakeTraining:
             raise KeyboardInterrupt
         description = models.classifiers.describe("cnn", 10, 1, 8, width=1)
         torch.manual_seed(int(value("--seed")))
-        meta = {
-            "world": "classifier",
+        meta = cases.meta() | {
             "mode": mode,
             "model": description,
             "forget": None,
-            "cost": {"seconds": 1.0},
-            "data": {"dataset": "digits"},
+            "cost": {"seconds": 1.0, "forward": 0, "backward": 0},
             "config": {"data": {"n_workers": 0}},
         }
         weights = {"raw": models.build(description).state_dict()}
@@ -226,7 +225,7 @@ def test_with_real_commands(script, mode):
     found = json.loads(path.read_text())
     assert 0 <= found["tpr"] <= 1 and found["n_models"] == 6
     for i in range(6):
-        kept = checkpoint.load_indices(f"out/runs/{mode}_00{i}")
+        kept = cases.load_indices(f"out/runs/{mode}_00{i}")
         (forget,) = Path("out/indices").glob(f"*/shadow_00{i}_forget.json")
         (used,) = Path("out/indices").glob(f"*/shadow_00{i}_train.json")
         assert kept["forget"].tolist() == json.loads(forget.read_text()) and len(kept["val"]) == 0

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cases
 import pytest
 from PIL import Image
 
@@ -11,7 +12,7 @@ import evaluate
 import train
 from functions.config.load import load_config
 from functions.errors import InputError
-from functions.storage import checkpoint
+from functions.files import read_json
 
 CNN = ["--set", "model={name: cnn, width: 4}"]
 TOY = ["--epochs", "1", "--batch_size", "16"]
@@ -200,12 +201,12 @@ def test_a_folder_that_has_changed_is_refused():
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_closed_forms_are_counted_in_any_memory_format(origin, mode, channels_last):
     sets = ["--set", f"training.channels_last={channels_last}", *(["--set", "iu.k=8"] if mode == "iu" else [])]
-    cost = checkpoint.load_meta(unlearn(mode, origin, *sets))["cost"]
+    cost = cases.load_meta(unlearn(mode, origin, *sets))["cost"]
     assert cost["forward"] >= cost["backward"] >= (90 if mode == "iu" else 78)  # forget and remain, or remain
 
 
 def test_the_step_across_the_boundary_is_counted(origin):
-    cost = checkpoint.load_meta(unlearn("boundary_shrink", origin))["cost"]
+    cost = cases.load_meta(unlearn("boundary_shrink", origin))["cost"]
     # one batch of 16: the original forward and backward for the step, forward beyond it, the model forward and backward
     assert (cost["forward"], cost["backward"]) == (3 * 16, 2 * 16)
 
@@ -250,7 +251,7 @@ def test_recalibration_survives_a_last_batch_of_one_image(origin):
             "data.val_fraction=0.97",
         ]
     )
-    n = len(checkpoint.load_indices(out)["remain"])
+    n = len(cases.load_indices(out)["remain"])
     unlearned = train.main(
         [
             "--mode",
@@ -268,7 +269,7 @@ def test_recalibration_survives_a_last_batch_of_one_image(origin):
             "u",
         ]
     )
-    assert len(checkpoint.load_indices(unlearned)["remain"]) % 16 == 1
+    assert len(cases.load_indices(unlearned)["remain"]) % 16 == 1
 
 
 # ---- evaluation
@@ -284,7 +285,7 @@ def test_a_class_forgotten_after_another_is_not_judged(origin):
     words = [*TOY, "--model_path"]
     first = train.main(["--mode", "ga", *words, str(origin), "--label_to_forget", "0", "--save_dir", "first"])
     second = train.main(["--mode", "ga", *words, str(first), "--label_to_forget", "1", "--save_dir", "second"])
-    assert [s["name"] for s in checkpoint.load_meta(second)["forgotten_before"]] == ["0"]
+    assert [s["name"] for s in cases.load_meta(second)["forgotten_before"]] == ["0"]
     with pytest.raises(InputError, match="second: its original had forgotten class 0 before"):
         evaluate.main([str(second)])
 
@@ -295,4 +296,4 @@ def test_numbers_on_validation_images_stand_beside_those_of_the_test_set(origin)
     with pytest.raises(InputError, match="remain"):  # 78 remain images, 297 test images
         evaluate.main(words)
     evaluate.main([*words, "--on", "val"])
-    assert set(json.loads(Path("finetune/metrics.json").read_text())) == {"classification_val"}
+    assert set(read_json("finetune/metrics.json")) == {"classification_val"}

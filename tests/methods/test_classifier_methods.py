@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cases
 import pytest
 import torch
 
@@ -11,7 +12,6 @@ from functions.config import names as keys
 from functions.config.methods import METHODS
 from functions.config.unlearning import Unlearning
 from functions.errors import InputError
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask
 
 VIT = "{img_size: 8, patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}"
@@ -63,7 +63,7 @@ def test_every_method_with_and_without_a_mask(original, mode, masked):
     if mode == "sa":
         more += ["--set", f"sa.fisher_path={folder / 'fisher' / 'remain_fisher.safetensors'}"]
     out = train.main(["--mode", mode, *start, *TOY, *LIMITED.get(mode, []), *more, "--save_dir", f"{mode}"])
-    before, after = (checkpoint.load_weights(r, "raw") for r in (run, out))
+    before, after = (cases.load_weights(r, "raw") for r in (run, out))
     assert before.keys() == after.keys()
     mask = load_mask(folder / "mask" / "with_0.5.safetensors", None, None)
     moved = sum(int((after[n] != before[n]).sum()) for n in mask)
@@ -72,7 +72,7 @@ def test_every_method_with_and_without_a_mask(original, mode, masked):
     if masked:
         assert all(torch.equal(after[n][~m], before[n][~m]) for n, m in mask.items())
         assert moved <= total // 2
-    meta = checkpoint.load_meta(out)
+    meta = cases.load_meta(out)
     assert meta["forget"]["fraction"] == 0.2 and meta["selection"]["name"] == "random0.2_s0"
     if masked or mode == "sa":  # the mask's cost, and the Fisher's
         assert meta["prepared"]["backward"] >= 18 * masked + 72 * (mode == "sa")
@@ -84,15 +84,15 @@ def test_every_method_with_and_without_a_mask(original, mode, masked):
 def test_published_names_of_methods(original, name, mode, capsys):
     _, start, _ = original
     train.main(["--unlearn", name, *start, *TOY, *LIMITED.get(mode, []), "--save_dir", "out"])
-    assert checkpoint.load_meta("out")["mode"] == mode
+    assert cases.load_meta("out")["mode"] == mode
     assert f"--unlearn {name} means --mode {mode}" in capsys.readouterr().out
 
 
 def test_retrain_takes_architecture_and_split_of_its_original(original):
     run, start, _ = original
     again = train.main(["--unlearn", "retrain", *start, "--epochs", "1", "--batch_size", "16", "--save_dir", "again"])
-    assert checkpoint.load_meta(again)["model"] == checkpoint.load_meta(run)["model"]
-    theirs, ours = checkpoint.load_indices(run), checkpoint.load_indices(again)
+    assert cases.load_meta(again)["model"] == cases.load_meta(run)["model"]
+    theirs, ours = cases.load_indices(run), cases.load_indices(again)
     assert torch.equal(torch.cat([ours["forget"], ours["remain"]]).sort().values, theirs["remain"])
     assert torch.equal(ours["val"], theirs["val"])
     with pytest.raises(InputError, match="--mask_path: has no meaning in mode retrain"):
@@ -106,7 +106,7 @@ def test_retrain_takes_architecture_and_split_of_its_original(original):
 def test_forget_remain_and_validation_are_disjoint_and_all_there_is(original):
     run, start, _ = original
     out = train.main(["--mode", "finetune", *start, *TOY, "--save_dir", "out"])
-    found, origin = checkpoint.load_indices(out), checkpoint.load_indices(run)
+    found, origin = cases.load_indices(out), cases.load_indices(run)
     assert {k: len(v) for k, v in found.items()} == {"forget": 18, "remain": 72, "val": 10}
     together = torch.cat(list(found.values())).sort().values
     assert torch.equal(together, torch.arange(0, 1500, 15))
@@ -116,7 +116,7 @@ def test_forget_remain_and_validation_are_disjoint_and_all_there_is(original):
 
 def forget_set(*words, start):
     out = train.main(["--mode", "ga", *start, *TOY, *words, "--set", "results=here"])
-    return checkpoint.load_indices(out)["forget"]
+    return cases.load_indices(out)["forget"]
 
 
 def test_the_forget_set_depends_on_the_seed_and_the_split_on_the_original(original):
@@ -130,7 +130,7 @@ def test_the_forget_set_depends_on_the_seed_and_the_split_on_the_original(origin
     folders = [p.name for p in Path("here/digits").iterdir()]
     assert sorted(folders) == ["forget_random20_s0", "forget_random20_s1"]
     (out, *_) = Path("here/digits/forget_random20_s1/ga").iterdir()
-    assert torch.equal(checkpoint.load_indices(out)["val"], checkpoint.load_indices(run)["val"])
+    assert torch.equal(cases.load_indices(out)["val"], cases.load_indices(run)["val"])
     assert len(forget_set("--num_indexes_to_replace", "3", "--class_to_replace", "4", start=start)) == 3
 
 
@@ -150,10 +150,10 @@ def test_a_forget_set_by_index_file_comes_back_from_a_run(original):
             "again",
         ]
     )
-    one, two = (checkpoint.load_indices(r) for r in (first, again))
+    one, two = (cases.load_indices(r) for r in (first, again))
     assert all(torch.equal(one[k], two[k]) for k in one)
-    assert checkpoint.load_meta(again)["selection"]["name"] == "idx-forget_indices"
-    assert torch.equal(*(checkpoint.load_weights(r, "raw")["mean"] for r in (first, again)))
+    assert cases.load_meta(again)["selection"]["name"] == "idx-forget_indices"
+    assert torch.equal(*(cases.load_weights(r, "raw")["mean"] for r in (first, again)))
 
 
 BAD_SELECTIONS = {
@@ -171,7 +171,7 @@ BAD_SELECTIONS = {
 @pytest.mark.parametrize("words, line", BAD_SELECTIONS.values(), ids=BAD_SELECTIONS)
 def test_bad_forget_sets_are_one_line_and_write_nothing(original, words, line):
     run, _, _ = original
-    seen = int(checkpoint.load_indices(run)["remain"][0])
+    seen = int(cases.load_indices(run)["remain"][0])
     Path("unseen.json").write_text("[1]")
     Path("range.json").write_text("[1500]")
     Path("twice.json").write_text(f"[{seen}, {seen}]")

@@ -2,13 +2,13 @@
 
 import math
 
+import cases
 import pytest
 import torch
 from steps import stats, weights, words
 
 import train
 from functions.config.methods import SalUn
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask
 from runners import MODES
 from runners.methods import orders
@@ -105,13 +105,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(folder, monkeypatch, case):
     monkeypatch.setattr(MODES[mode], "step", stop)
     with pytest.raises(KeyboardInterrupt):
         train.main([*words(folder, mode, *more), "--save_dir", "half"])
-    assert checkpoint.load_meta("half")["step"] == 3
+    assert cases.load_meta("half")["step"] == 3
     monkeypatch.setattr(MODES[mode], "step", step)
     half = train.main([*words(folder, mode, *more), "--save_dir", "half", "--resume", "half"])
     one, two = weights(whole), weights(half)
     assert len(stats(whole)) > 5 and all(torch.equal(one[n], two[n]) for n in one)
     assert stats(half) == stats(whole)
-    ours, theirs = (checkpoint.load_state(r) for r in (half, whole))
+    ours, theirs = (cases.load_state(r) for r in (half, whole))
     assert ours["positions"] == theirs["positions"]
     if mode == "boundary_expand":
         assert all(torch.equal(ours["extra"][n], theirs["extra"][n]) for n in ours["extra"])

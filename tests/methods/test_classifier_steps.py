@@ -2,6 +2,7 @@
 
 import math
 
+import cases
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,6 @@ from steps import BATCH, assert_gradients, build, cross_entropy, gradient, known
 
 import models
 import train
-from functions.storage import checkpoint
 
 
 def kl(p, q, t):
@@ -163,7 +163,7 @@ def test_the_shadow_class_is_trained_and_left_out_of_what_is_saved(folder):
     run = train.main([*words(folder, "boundary_expand", "--lr", "0.1"), "--save_dir", "out"])
     assert weights(run).keys() == weights(folder / "origin").keys()
     assert weights(run)["head.weight"].shape == (10, 8)
-    extra = checkpoint.load_state(run)["extra"]
+    extra = cases.load_state(run)["extra"]
     assert extra["weight"].shape == (1, 8) and (extra["weight"] - fresh).abs().max() > 1e-3
     assert not torch.equal(weights(run)["body.0.weight"], weights(folder / "origin")["body.0.weight"])
 

@@ -13,7 +13,6 @@ from functions.config.load import load_config
 from functions.curvature import saliency
 from functions.curvature.saliency import gradient_score, top_share_mask
 from functions.errors import InputError
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask, load_tensors
 from functions.tasks import Classification, Draw
 from runners.passes import generate_mask
@@ -118,7 +117,7 @@ def test_masks_lie_where_the_readme_says_and_hold_exactly_their_share(original, 
     world, run = original
     folder = make_masks(world, run, "--set", "saliency.shares=[0.5, 0.1]")
     assert folder == Path("results/digits/mask/0")
-    n = sum(p.numel() for p in models.build(checkpoint.load_meta(run)["model"]).parameters())
+    n = sum(p.numel() for p in models.build(cases.load_meta(run)["model"]).parameters())
     for share in (0.5, 0.1):
         mask = load_mask(folder / f"with_{share}.safetensors", None, None)
         assert sum(m.numel() for m in mask.values()) == n

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 import torch
@@ -36,10 +37,9 @@ def make_run(folder="run", step=1, kinds=("raw", "ema"), channels=1, **changes):
         "out_ch": channels,
         "n_classes": 10,
     }
-    meta = {
+    meta = cases.meta() | {
         "world": "ddpm",
         "model": {"name": "unet", "kwargs": kwargs},
-        "encoder": {"name": "pixels", "kwargs": {}},
         "diffusion": {"timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "p_uncond": 0.1, "reduction": "sum"},
         "data": {"dataset": "digits", "n_classes": 10, "shape": [channels, 8, 8], "classes": list("0123456789")},
         "forget": None,
@@ -104,7 +104,7 @@ def test_sample_classes_collects_classes_in_one_folder():
     assert made["record"] == {
         "seed": 0,
         "weights": "ema",
-        "checkpoint": checkpoint.weights_hash("run", "ema"),
+        "checkpoint": cases.weights_hash("run", "ema"),
         "step": 1,
         "dataset": "digits",
         "classes": [0, 2, 4],
@@ -116,9 +116,9 @@ def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
     asked = ["--seed", "5", "--weights", "raw"]
     folder = run("run", "sample_classes", "--classes_to_generate", "3,7", *asked)
     other = run(make_run("again"), "sample_classes", *asked, "--set", "sampling.batch_size=50")
-    meta = checkpoint.load_meta("run")
+    meta = cases.load_meta("run")
     unet = models.build(meta["model"])
-    unet.load_state_dict(checkpoint.load_weights("run", "raw"))
+    unet.load_state_dict(cases.load_weights("run", "raw"))
     cfg = sample.config.load_config("digits_sample.yml", "sample", flags={"ckpt_folder": "run", "timesteps": 4})
     task, _ = sample.load(cfg, checkpoint.Snapshot.open("run"), "raw")
     images = samplers.generate(task, unet, [3, 3, 7, 7], [0, 1, 0, 1], (1, 8, 8), cfg.sampling, seed=5)
@@ -243,7 +243,7 @@ def test_good_classes():
     "changes, more, words",
     [
         ({"world": "classifier", "diffusion": None}, [], "a checkpoint of world classifier"),
-        ({"data": {"dataset": "shapes", "n_classes": 10, "shape": [3, 8, 8]}}, [], "has shapes, the config digits"),
+        ({"data": {**cases.meta()["data"], "dataset": "shapes"}}, [], "has shapes, the config digits"),
         ({}, ["--set", "diffusion.timesteps=500"], "diffusion: the checkpoint has"),
         ({}, ["--eta", "0.5"], "only sample_type generalized has one"),
         ({}, ["--sample_type", "generalized", "--timesteps", "30"], "nearest that do: 25 and 40"),

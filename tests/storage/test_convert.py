@@ -53,7 +53,7 @@ def test_ours_to_theirs_to_ours(run):
     for kind in ("raw", "ema"):
         assert cases.same(cases.weights(again, kind), cases.weights(run, kind))
     assert not cases.same(cases.weights(again, "raw"), cases.weights(again, "ema"))
-    ours, theirs = checkpoint.load_meta(again), checkpoint.load_meta(run)
+    ours, theirs = cases.load_meta(again), cases.load_meta(run)
     assert ours.pop("source") == checkpoint.sha256_file("ckpt.pth") and theirs.pop("source") is None
     for meta in (ours, theirs):
         del meta["files"], meta["config"]["training"]  # the toy's settings were not repeated
@@ -70,7 +70,7 @@ def test_without_an_ema(run):
     assert len(states(plain)) == 3
     again = import_("ckpt.pth")
     assert cases.same(cases.weights(again, "raw"), cases.weights(plain, "raw"))
-    assert checkpoint.choose_kind(again, "auto") == "raw"
+    assert cases.choose_kind(again, "auto") == "raw"
 
 
 def test_theirs_to_ours_to_theirs(run):
@@ -95,7 +95,7 @@ def test_wrapped_names_and_old_files(run, raw, ema, zipped):
 
 
 def unet(run):
-    return models.build(checkpoint.load_meta(run)["model"])
+    return models.build(cases.load_meta(run)["model"])
 
 
 def test_the_published_code_can_load_it(run):
@@ -113,7 +113,7 @@ def test_adam_goes_on_as_ours_would(run):
     net = unet(run)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.9, 0.999), eps=1e-8)
     optimizer.load_state_dict(adam)
-    stored = checkpoint.load_state(run)["optimizers"][0]
+    stored = cases.load_state(run)["optimizers"][0]
     for i, p in enumerate(net.parameters()):
         assert optimizer.state[p]["step"] == 4
         for key in ("exp_avg", "exp_avg_sq"):
@@ -182,7 +182,7 @@ def test_cifar10_needs_no_download():
     folder = convert.main([save([state, {}, 799_999]), *argv])
     assert folder.parent == Path("results/cifar10/pretrain")
     assert checkpoint.resolve(folder).name == "step_0800000"
-    meta = checkpoint.load_meta(folder)
+    meta = cases.load_meta(folder)
     assert meta["model"]["kwargs"].items() >= kwargs.items()
     assert meta["data"]["classes"][:2] == ["airplane", "automobile"] and meta["data"]["shape"] == [3, 32, 32]
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import cases
 import pytest
 import torch
 from torch import nn
@@ -47,8 +48,8 @@ def make_run(folder: str, kinds=("raw", "ema"), **kwargs) -> Path:
 
 
 def ours(run: Path, kind: str) -> nn.Module:
-    model = models.build(checkpoint.load_meta(run)["model"]).eval()
-    model.load_state_dict(checkpoint.load_weights(run, kind))
+    model = models.build(cases.load_meta(run)["model"]).eval()
+    model.load_state_dict(cases.load_weights(run, kind))
     return model
 
 
@@ -126,7 +127,7 @@ def test_plain_weights_are_the_models(originals):
     for kind in ("auto", "raw"):
         out = convert.main([str(run), "--export", "weights", "--weights", kind, "--out", f"{kind}.pth"])
         found = torch.load(out, weights_only=True)
-        wanted = checkpoint.load_weights(run, "ema" if kind == "auto" else kind)
+        wanted = cases.load_weights(run, "ema" if kind == "auto" else kind)
         assert found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
 
 

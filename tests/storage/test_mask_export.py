@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from functions.errors import InputError
+from functions.files import sha256_file
 from functions.storage.artifacts import export_mask_pt, load_mask
 
 
@@ -34,7 +35,8 @@ def test_comes_back_and_takes_a_byte_per_weight(tmp_path):
     assert 90300 < path.stat().st_size < 93000
     found = load_mask(path, shapes_of(model), {"anything": "is not compared"})
     assert all(found[n].dtype == torch.bool and torch.equal(found[n], m) for n, m in mask.items())
-    assert [p.name for p in path.parent.iterdir()] == ["with_0.5.pt"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["with_0.5.pt", "with_0.5.pt.sha256"]
+    assert (path.parent / "with_0.5.pt.sha256").read_text() == f"{sha256_file(path)}  with_0.5.pt\n"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -48,7 +50,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("functions.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         export_mask_pt(path, {n: ~m for n, m in a_mask(model).items()})
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def published_steps(model, mask, n):

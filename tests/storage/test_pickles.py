@@ -89,7 +89,7 @@ def test_round_trip_and_the_published_reader(tmp_path):
     assert same(pickles.load_tensor_dict(path), tensors())
     with open(path, "rb") as file:
         assert same(pickle.load(file), tensors())
-    assert [p.name for p in tmp_path.iterdir()] == ["fisher_dict.pkl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fisher_dict.pkl", "fisher_dict.pkl.sha256"]
 
 
 def test_only_the_part_of_a_view_is_written(tmp_path):

@@ -4,6 +4,7 @@ import copy
 import json
 
 import bounds
+import cases
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,6 @@ from torch import nn
 import datasets
 import models
 import train
-from functions.storage import checkpoint
 from functions.tasks import Classification
 from functions.training.batchnorm import freeze_statistics, recalibrate
 
@@ -130,13 +130,13 @@ def unlearn(start, bn_mode, *more, mode="salun"):
 
 
 def statistics(run):
-    weights = checkpoint.load_weights(run, "raw")
+    weights = cases.load_weights(run, "raw")
     return {n: t for n, t in weights.items() if n.endswith(STATISTICS)}
 
 
 def model_of(run):
-    model = models.build(checkpoint.load_meta(run)["model"])
-    model.load_state_dict(checkpoint.load_weights(run, "raw"))
+    model = models.build(cases.load_meta(run)["model"])
+    model.load_state_dict(cases.load_weights(run, "raw"))
     return model.eval()
 
 
@@ -147,8 +147,8 @@ def test_frozen_statistics_end_bit_identical(cnn, mode):
     out = unlearn(start, "freeze", mode=mode)
     before, after = statistics(run), statistics(out)
     assert len(before) == 3 * 4 and all(torch.equal(before[n], after[n]) for n in before)
-    assert checkpoint.load_meta(out)["config"]["unlearn"]["bn_mode"] == "freeze"
-    one, two = (checkpoint.load_weights(r, "raw") for r in (run, out))
+    assert cases.load_meta(out)["config"]["unlearn"]["bn_mode"] == "freeze"
+    one, two = (cases.load_weights(r, "raw") for r in (run, out))
     assert not any(torch.equal(one[n], two[n]) for n in one if n.endswith(".weight") and n != "head.weight")
 
 
@@ -179,8 +179,8 @@ def test_a_resumed_run_keeps_them_frozen(cnn):
     )
     again = ["--mode", "salun", *start, "--batch_size", "16", "--bn_mode", "freeze", *more, "--epochs", "1"]
     train.main([*again, "--save_dir", "half", "--resume", str(half)])
-    assert checkpoint.load_meta(half)["step"] == checkpoint.load_meta(out)["step"] > 2
-    one, two = (checkpoint.load_weights(r, "raw") for r in (out, half))
+    assert cases.load_meta(half)["step"] == cases.load_meta(out)["step"] > 2
+    one, two = (cases.load_weights(r, "raw") for r in (out, half))
     assert all(torch.equal(one[n], two[n]) for n in one)
 
 
@@ -189,20 +189,20 @@ def test_updated_statistics_follow_the_batches(cnn):
     out = unlearn(start, "update")
     before, after = statistics(run), statistics(out)
     assert not any(torch.equal(before[n], after[n]) for n in before)
-    steps = checkpoint.load_meta(out)["step"]
+    steps = cases.load_meta(out)["step"]
     tracked = [n for n in before if n.endswith("num_batches_tracked")]
     assert all(int(after[n] - before[n]) == steps for n in tracked)
-    assert checkpoint.load_meta(out)["config"]["unlearn"]["bn_mode"] == "update"
+    assert cases.load_meta(out)["config"]["unlearn"]["bn_mode"] == "update"
 
 
 def test_recalibration_is_of_the_final_weights_on_the_remain_set(cnn):
     """Weights as without it; statistics as the average over the remain set in order, by hooks on the final model."""
     _, start = cnn
     plain, out = unlearn(start, "update"), unlearn(start, "recalibrate")
-    one, two = (checkpoint.load_weights(r, "raw") for r in (plain, out))
+    one, two = (cases.load_weights(r, "raw") for r in (plain, out))
     assert {n for n in one if not torch.equal(one[n], two[n])} == set(statistics(out))
     images = datasets.load("digits", split="train")
-    remain = checkpoint.load_indices(out)["remain"]
+    remain = cases.load_indices(out)["remain"]
     model = model_of(out)
     first = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     inputs = []
@@ -219,10 +219,10 @@ def test_recalibration_is_of_the_final_weights_on_the_remain_set(cnn):
     off = bounds.rounding(values[0].shape[1] + 3 * len(values))  # per update of the average: two products and a sum
     assert ((first.running_mean - mean).abs() <= off * size.sqrt()).all()
     assert ((first.running_var - var).abs() <= off * size).all()
-    assert checkpoint.load_meta(out)["config"]["unlearn"]["bn_mode"] == "recalibrate"
+    assert cases.load_meta(out)["config"]["unlearn"]["bn_mode"] == "recalibrate"
 
 
 def test_a_model_without_batchnorm_ends_the_same_in_every_mode(tmp_path):
     _, start = original(tmp_path, "--arch", "vit_tiny_patch16_224", "--set", f"model.options={VIT}", "--lr", "0.01")
-    runs = [checkpoint.load_weights(unlearn(start, m), "raw") for m in ("update", "freeze", "recalibrate")]
+    runs = [cases.load_weights(unlearn(start, m), "raw") for m in ("update", "freeze", "recalibrate")]
     assert all(torch.equal(runs[0][n], other[n]) for other in runs[1:] for n in runs[0])

@@ -13,7 +13,6 @@ from processes import Process
 
 import train
 from functions.errors import InputError
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_mask, load_tensors
 from functions.training import distributed
 from runners import MODES
@@ -105,7 +104,7 @@ def test_two_processes_equal_one(both, mode):
     logged = [cases.stats(folder / side / mode) for side in ("one", "two")]
     for a, b in zip(*logged, strict=True):
         assert b == pytest.approx(a, rel=1e-4, abs=1e-6)
-    costs = [checkpoint.load_meta(folder / side / mode)["cost"] for side in ("one", "two")]
+    costs = [cases.load_meta(folder / side / mode)["cost"] for side in ("one", "two")]
     assert costs[0]["forward"] == costs[1]["forward"] and costs[0]["backward"] == costs[1]["backward"]
 
 
@@ -155,7 +154,7 @@ def test_whatever_is_random_or_of_the_batch_is_shared(tmp_path, case):
     bound = 1e-2 if case == "bfloat16" else 1e-5  # bfloat16 rounds at 2^-8
     for n, w in one.items():
         torch.testing.assert_close(two[n], w, rtol=bound, atol=bound, msg=lambda m, n=n: f"{n}: {m}")
-    costs = [checkpoint.load_meta(tmp_path / side)["cost"] for side in ("one", "two")]
+    costs = [cases.load_meta(tmp_path / side)["cost"] for side in ("one", "two")]
     assert costs[0]["forward"] == costs[1]["forward"]
 
 
@@ -250,7 +249,7 @@ def test_when_one_process_dies_the_other_ends_with_a_line(tmp_path):
     first, second = launch(tmp_path, 2, [[*words, "--save_dir", "out"]], (1, 5))
     assert second.returncode == 9 and first.returncode == 2
     assert "process 0 of 2: the others do not answer, one of them has ended" in first.stderr
-    assert first.stderr.count("\n") == 1 and checkpoint.load_meta(tmp_path / "out")["step"] == 4
+    assert first.stderr.count("\n") == 1 and cases.load_meta(tmp_path / "out")["step"] == 4
     assert cases.weights(tmp_path / "out")
 
 

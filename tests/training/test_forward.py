@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import bounds
+import cases
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,6 @@ from torch import nn
 import models
 import train
 from functions.config.schema import Training
-from functions.storage import checkpoint
 from functions.training.forward import training_forward
 
 CNN = {"name": "cnn", "kwargs": {"in_channels": 1, "n_classes": 10, "image_size": 8, "width": 4}}
@@ -151,8 +151,8 @@ def stats(run):
 
 
 def loads_into_a_plain_model(run):
-    net = models.build(checkpoint.load_meta(run)["model"])
-    weights = checkpoint.load_weights(run, "raw")
+    net = models.build(cases.load_meta(run)["model"])
+    weights = cases.load_weights(run, "raw")
     net.load_state_dict(weights, strict=True)
     assert all(t.is_contiguous() for t in weights.values())
     return net
@@ -175,7 +175,7 @@ def test_a_run_with_channels_last_resumes_to_the_same_bits(original):
     whole = unlearn(original, "whole", *more)
     unlearn(original, "half", *more, "--set", "training.n_iters=3")
     half = unlearn(original, "half", *more, "--resume", "half")
-    one, two = (checkpoint.load_weights(r, "raw") for r in (whole, half))
+    one, two = (cases.load_weights(r, "raw") for r in (whole, half))
     assert len(stats(half)) == len(stats(whole)) > 3
     assert all(torch.equal(one[n], two[n]) for n in one)
 
@@ -200,11 +200,11 @@ def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(original, monkey
     compiled, plain = (
         unlearn(original, f"{on}", "--epochs", "1", "--set", f"training.compile={on}") for on in ("true", "false")
     )
-    assert set(checkpoint.load_weights(compiled, "raw")) == set(checkpoint.load_weights(original, "raw"))
+    assert set(cases.load_weights(compiled, "raw")) == set(cases.load_weights(original, "raw"))
     loads_into_a_plain_model(compiled)
     for a, b in zip(stats(compiled), stats(plain), strict=True):
         assert a == pytest.approx(b, rel=1e-3)
-    costs = [checkpoint.load_meta(r)["cost"] for r in (compiled, plain)]
+    costs = [cases.load_meta(r)["cost"] for r in (compiled, plain)]
     assert all(cost["forward"] == cost["backward"] == 16 * len(stats(plain)) for cost in costs)
     torch._dynamo.reset()
 
@@ -224,5 +224,5 @@ def test_bf16_on_the_gpu(original, more):
     run = unlearn(original, "bf16", "--set", "training.bf16=true", *more)
     plain = unlearn(original, "plain")
     loads_into_a_plain_model(run)
-    assert all(t.dtype in (torch.float32, torch.long) for t in checkpoint.load_weights(run, "raw").values())
+    assert all(t.dtype in (torch.float32, torch.long) for t in cases.load_weights(run, "raw").values())
     assert stats(run)[0] == pytest.approx(stats(plain)[0], rel=0.05) and stats(run)[0] != stats(plain)[0]

@@ -15,7 +15,6 @@ import train
 from functions import interrupts, locks
 from functions.config.cli import run_main
 from functions.errors import InputError
-from functions.storage import checkpoint
 from functions.storage.artifacts import load_tensors
 from functions.storage.run import RunFolder
 from runners.base import Runner
@@ -65,11 +64,11 @@ def test_a_signal_saves_after_its_step_and_the_run_goes_on_by_its_name(whole, mo
     assert err.strip().endswith(line) and err.count("\n") == 1 and "Traceback" not in err
     log = Path("run/logs/stdout.txt").read_text()
     assert log.endswith(f"{line}\n") and "Traceback" not in log
-    assert checkpoint.load_meta("run")["step"] == 3 and not Path("run/previews").exists()
+    assert cases.load_meta("run")["step"] == 3 and not Path("run/previews").exists()
 
     run = train.main(["--resume", "run"])
-    assert checkpoint.weights_hash(run, "raw") == checkpoint.weights_hash(whole, "raw")
-    assert checkpoint.weights_hash(run, "ema") == checkpoint.weights_hash(whole, "ema")
+    assert cases.weights_hash(run, "raw") == cases.weights_hash(whole, "raw")
+    assert cases.weights_hash(run, "ema") == cases.weights_hash(whole, "ema")
     assert cases.stats(run) == cases.stats(whole)
     assert sorted(os.listdir("run/previews")) == sorted(os.listdir(whole / "previews"))
 
@@ -91,7 +90,7 @@ def test_a_signal_that_comes_after_the_last_step_is_not_forgotten(monkeypatch):
     at_step(monkeypatch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(interrupts.Stopped, match="after step 6 of 6"):
         cases.pretrain("classifier", *LONG, "--save_dir", "run")
-    assert checkpoint.load_meta("run")["step"] == 6
+    assert cases.load_meta("run")["step"] == 6
     with pytest.raises(interrupts.Stopped, match="stopped by SIGHUP"), interrupts.deferred():
         os.kill(os.getpid(), signal.SIGHUP)
 
@@ -135,7 +134,7 @@ def test_a_closed_form_begins_again(originals, monkeypatch):
         patch.setattr(FisherForget, "delta", lambda _: os.kill(os.getpid(), signal.SIGHUP))
         assert run_main(lambda _: cases.unlearn(*words, "run")) == 129
     assert not Path("run/ckpts").exists() and Path("run/logs/stdout.txt").read_text().endswith("stopped by SIGHUP\n")
-    assert checkpoint.weights_hash(train.main(["--resume", "run"]), "raw") == checkpoint.weights_hash(whole, "raw")
+    assert cases.weights_hash(train.main(["--resume", "run"]), "raw") == cases.weights_hash(whole, "raw")
 
 
 def test_a_fisher_over_samples_goes_on_where_it_was_stopped(originals, monkeypatch, capfd):
@@ -169,10 +168,10 @@ def test_two_processes_stop_at_one_step(tmp_path):
     commands = [["train", *words, "--save_dir", "run"]]
     for done in test_distributed.launch(tmp_path, 2, commands, None, (1, 2, signal.SIGTERM)):
         assert done.returncode == 143 and "Traceback" not in done.stderr
-    assert checkpoint.load_meta("run")["step"] == 3
+    assert cases.load_meta("run")["step"] == 3
     for done in test_distributed.launch(tmp_path, 2, [["train", "--resume", "run"]]):
         assert done.returncode == 0, done.stderr
-    assert checkpoint.load_meta("run")["step"] == 6
+    assert cases.load_meta("run")["step"] == 6
 
 
 # ---- resuming
@@ -191,7 +190,7 @@ def test_a_run_knows_its_command(originals):
     began = yaml.safe_load((run / "logs/config.yml").read_text())
     assert train.main(["--resume", str(run), "--seed", "3"]) == run
     assert yaml.safe_load((run / "logs/config.yml").read_text()) == began
-    assert checkpoint.load_meta(run)["step"] == 4
+    assert cases.load_meta(run)["step"] == 4
 
 
 def test_nothing_to_go_on_from_is_one_line(tmp_path):
@@ -217,7 +216,7 @@ def test_a_run_that_runs_is_not_resumed(whole, monkeypatch):
     at_step(monkeypatch, 5, resume)
     run = cases.pretrain("ddpm", *LONG, "--save_dir", "run")
     assert refused and cases.stats(run) == cases.stats(whole)
-    assert checkpoint.weights_hash(run, "raw") == checkpoint.weights_hash(whole, "raw")
+    assert cases.weights_hash(run, "raw") == cases.weights_hash(whole, "raw")
     assert not list(run.rglob(".*"))
 
 

@@ -1,6 +1,5 @@
 """The original is found and read once: what its run saves meanwhile does not reach the run that starts from it."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 import train
 from functions.errors import InputError
+from functions.files import read_json, write_json
 from functions.storage import checkpoint
 from runners.original import Original
 
@@ -36,8 +36,7 @@ def test_what_is_saved_after_the_opening_is_not_read(run):
     older = Path(run) / "ckpts" / "step_0000004"
     newer = shutil.copytree(older, older.with_name("step_0000009"))
     (newer.parent / "latest").write_text("step_0000009\n")
-    meta = json.loads((newer / "meta.json").read_text())
-    (newer / "meta.json").write_text(json.dumps({**meta, "step": 9}))
+    write_json(newer / "meta.json", {**read_json(newer / "meta.json"), "step": 9})
     again = Original.open(cfg)
     assert (original.meta["step"], again.meta["step"]) == (4, 9)
     model = original.model(dropout=True)
@@ -58,10 +57,10 @@ def test_what_the_config_asks_for_and_the_original_is_not(run, setting, message)
 
 def test_the_encoder_is_the_originals(run):
     diffusion = cases.pretrain("ddpm", "--set", "training.preview=off")
-    assert checkpoint.load_meta(diffusion)["encoder"] == {"name": "pixels", "kwargs": {}}
+    assert cases.load_meta(diffusion)["encoder"] == {"name": "pixels", "kwargs": {}}
     out = cases.unlearn("ddpm", "ga", diffusion, "--set", "encoder={name: pixels}", "--set", "training.preview=off")
-    assert checkpoint.load_meta(out)["encoder"] == {"name": "pixels", "kwargs": {}}
+    assert cases.load_meta(out)["encoder"] == {"name": "pixels", "kwargs": {}}
     path = diffusion / "ckpts" / "step_0000004" / "meta.json"
-    path.write_text(path.read_text().replace('"pixels"', '"other"'))
+    write_json(path, {**read_json(path), "encoder": {"name": "other", "kwargs": {}}})
     with pytest.raises(InputError, match="encoder: 'other' is none that this version knows: pixels"):
         cases.unlearn("ddpm", "ga", diffusion)

@@ -57,7 +57,7 @@ def test_resume_is_bit_exact(world):
     assert cases.same(cases.weights(whole), cases.weights(part))
     assert cases.same(cases.weights(whole, "ema"), cases.weights(part, "ema"))
     assert cases.stats(whole) == cases.stats(part)
-    a, b = checkpoint.load_state(whole), checkpoint.load_state(part)
+    a, b = cases.load_state(whole), cases.load_state(part)
     assert a["positions"] == b["positions"] and a["n_averaged"] == b["n_averaged"]
     for p, q in zip(a["optimizers"][0]["state"].values(), b["optimizers"][0]["state"].values()):
         assert all(torch.equal(torch.as_tensor(p[k]), torch.as_tensor(q[k])) for k in p)
@@ -169,7 +169,7 @@ def test_what_a_run_writes():
         "logs/stdout.txt",
         "logs/stats.jsonl",
     }
-    meta = checkpoint.load_meta(run)
+    meta = cases.load_meta(run)
     assert len(meta["data"].pop("content")) == 64 and meta["data"].pop("n") == 1500
     assert meta["data"] == {
         "dataset": "digits",
@@ -186,9 +186,9 @@ def test_unlearning_folders_and_provenance(originals):
     labels = datasets.load("digits").labels
     indices = load_indices(forgot / "logs" / "forget_indices.json")
     assert torch.equal(indices, (labels == 3).nonzero().flatten())
-    meta = checkpoint.load_meta(forgot)
+    meta = cases.load_meta(forgot)
     assert meta["forget"] == {"label": 3, "count": None, "fraction": None, "index_file": None}
-    assert meta["source"] == checkpoint.weights_hash(run, "ema")
+    assert meta["source"] == cases.weights_hash(run, "ema")
 
 
 def test_two_runs_in_one_second(tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_nan_stops_says_when_and_keeps_the_last_good_checkpoint(monkeypatch):
     with pytest.raises(InputError, match=r"NaN or infinite at step 4; the last good checkpoint is \S+step_0000003"):
         cases.pretrain("ddpm", *sets)
     folder = next(Path("results/digits/pretrain").iterdir())
-    assert checkpoint.load_meta(folder)["step"] == 3
+    assert cases.load_meta(folder)["step"] == 3
     assert all(torch.isfinite(w).all() for w in cases.weights(folder).values())
     assert "NaN or infinite" in (folder / "logs" / "stdout.txt").read_text()
 
@@ -358,7 +358,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(monkeypatch)
     with pytest.raises(OSError, match="No space left on device"):
         cases.pretrain("ddpm")
     run = next(Path("results/digits/pretrain").iterdir())
-    assert checkpoint.load_meta(run)["step"] == 2
+    assert cases.load_meta(run)["step"] == 2
     assert cases.weights(run)
 
 

@@ -33,7 +33,7 @@ def test_each_epoch_has_its_line_and_its_record(run):
     said = (run / "logs" / "stdout.txt").read_text().splitlines()
     shown = [line for line in said if line.startswith("validation accuracy")]
     assert shown == [f"validation accuracy {a:.2%} after step {s}" for s, a in found.items()]
-    assert cases.checkpoint.load_meta(run)["val_accuracy"] == found[9]
+    assert cases.load_meta(run)["val_accuracy"] == found[9]
     assert sum(" left" in line for line in said) >= 4
 
 
@@ -45,7 +45,7 @@ def test_it_changes_no_draw_no_statistic_and_no_cost(run, monkeypatch):
     assert looked == [3, 6, 9, 9] and cases.same(cases.weights(run), cases.weights(blind))
     losses = lambda r: [(s["step"], s["loss"]) for s in cases.stats(r) if "loss" in s]
     assert losses(run) == losses(blind)
-    costs = [cases.checkpoint.load_meta(r)["cost"] for r in (run, blind)]
+    costs = [cases.load_meta(r)["cost"] for r in (run, blind)]
     assert costs[0]["forward"] == costs[1]["forward"] == 9 * 512
 
 
