@@ -27,7 +27,7 @@ KWARGS = {
 def make_run(folder: str, kinds=("raw", "ema"), **kwargs) -> Path:
     """A run folder of a random U-Net."""
     described = {"name": "unet", "kwargs": {**KWARGS, **kwargs}}
-    meta = {
+    meta = cases.meta() | {
         "world": "ddpm",
         "mode": "sfron",
         "model": described,
