@@ -116,7 +116,7 @@ def test_a_classifier_has_no_twin_in_diffusers(originals):
 def test_another_diffusers_that_computes_something_else_is_no_export(monkeypatch):
     run = make_run("run", kinds=("raw",), ch_mult=[1], attn_resolutions=[])
     right = exported.unet_config
-    monkeypatch.setattr(exported, "unet_config", lambda *a: {**right(*a), "norm_eps": 1e-2})
+    monkeypatch.setattr(exported, "unet_config", lambda *a: {**right(*a), "norm_eps": 1.0})
     with pytest.raises(RuntimeError, match="differs from the model by"):
         convert.main([str(run), "--export", "diffusers"])
     assert [p.name for p in run.iterdir()] == ["ckpts"]
