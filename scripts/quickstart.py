@@ -22,12 +22,14 @@ from functions.files import read_json, version, write_json
 from functions.places import check_folder_place
 
 ROW = 8  # images per class and side of the picture
+WHEN = ("before", "after")
 GUIDED, UNGUIDED = "2.0", "0.0"
 # 5 % of the weights; gamma 1 (23 %) forgets too, but hurts the other classes more (LOG.md)
 GAMMA = "2.0"
 PER_CLASS, JUDGE_EPOCHS = 150, 30
 CLASSES, TRAINED_ON = 10, 1437  # digits, and their training images
-FISHER_COST, JUDGE_COST = 1.5, 0.1  # an image passed there, over one in training
+# An image passed there over one in training, and a comparison with the reference in images passed
+FISHER_COST, JUDGE_COST, COMPARISON_COST = 1.8, 0.15, 2000
 # What a success is: shares of samples before and after, and unguided FID after over before.
 LEAST_BEFORE, LEAST_UA, LEAST_KEPT, MOST_FID = 0.9, 0.9, 0.95, 3.0
 
@@ -101,7 +103,7 @@ class Quickstart:
         self.stage("judge", train_classifier, "--dataset", "digits", "--out", self.out, "--epochs", self.judge_epochs)
         forgotten = ["--dataset", "digits", "--label_to_forget", self.label]
         self.stage("reference", save_base_dataset, *forgotten, "--out", self.reference)
-        return {"before": self.judged("before", before), "after": self.judged("after", self.after)}
+        return {when: self.judged(when, run) for when, run in zip(WHEN, (before, self.after))}
 
     @property
     def reference(self) -> Path:
@@ -188,7 +190,8 @@ class Quickstart:
             "generate_fisher": FISHER_COST * fisher.draws * TRAINED_ON,
             "sfron": 2 * sfron.n_iters * sfron.batch_size,
             "judge": JUDGE_COST * self.judge_epochs * TRAINED_ON,
-            **{f"sample_{when}_{part}": n for when in ("before", "after") for part, n in samples.items()},
+            **{f"sample_{when}_{part}": n for when in WHEN for part, n in samples.items()},
+            **{f"evaluate_{when}_{part}": COMPARISON_COST for when in WHEN for part in samples},
         }
 
     def config(self, mode: str, flags: dict | None = None):
@@ -210,7 +213,7 @@ class Quickstart:
 
         rows = [[[drawn(run, c, k) for k in range(ROW)] for c in range(CLASSES)] for run in (self.before, self.after)]
         named = sheet.rows_of(range(CLASSES), [str(c) for c in range(CLASSES)], [self.label])
-        sheet.save(sheet.sheet(dict(zip(("before", "after"), rows)), named), self.out / "before_after.png")
+        sheet.save(sheet.sheet(dict(zip(WHEN, rows)), named), self.out / "before_after.png")
 
 
 def training_step() -> tuple[Callable[[], None], int]:

@@ -153,8 +153,9 @@ def run_main(main: Callable[[list[str] | None], object]) -> int:
     whose traceback goes into a file that the line names. `--debug` shows tracebacks on the screen.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII alone still shows every line
-            stream.reconfigure(errors="backslashreplace")
+        # a terminal that knows ASCII alone still shows every line, and a pipe or a file has it at once
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         with stopping():
             main(None)

@@ -221,3 +221,15 @@ def test_a_full_disk_names_the_file(monkeypatch, capsys):
 
     code, lines = ends(main, monkeypatch, capsys)
     assert (code, lines) == (2, ["script.py: No space left on device: 'mask.safetensors'"])
+
+
+def test_lines_come_at_once_where_there_is_no_terminal(monkeypatch):
+    pipe, seen = io.BytesIO(), []
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="utf-8"))
+
+    def main(argv):
+        print("step 1")
+        seen.append(pipe.getvalue())
+
+    assert run_main(main) == 0
+    assert seen == [b"step 1\n"]
