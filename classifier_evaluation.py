@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging.classifier import feature_network, load_classifier, noting_colours
     from functions.judging.features import extract
     from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
-    from functions.sampling.contract import check_complete
+    from functions.sampling.contract import check_complete, read_generation
     from functions.sampling.folders import find_samples
     from functions.training.distributed import choose_device
 
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     label, n_classes = args.label_of_forgotten_class, len(record["classes"])
     if not 0 <= label < n_classes:
         raise InputError(f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}")
+    classifier.require_data(record, read_generation(args.sample_path), args.sample_path)
     samples = find_samples(args.sample_path)
     check_complete(args.sample_path, samples.labels.tolist())
     forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)

@@ -113,6 +113,19 @@ def classifier_protocol(record: dict) -> dict:
     return {key: record[key] for key in ("dataset", "arch", "sha256", "test_accuracy", "preprocessing")}
 
 
+def require_data(record: dict, made: dict | None, source: Path | str) -> None:
+    """Raises InputError where `made`, the contract of samples, names another data set than the classifier's.
+
+    `folder` is the name of anybody's pictures and says nothing; samples without a contract say nothing either.
+    """
+    drawn = made and made["record"].get("dataset")
+    if drawn and drawn != record["dataset"] and "folder" not in (drawn, record["dataset"]):
+        raise InputError(
+            f"{source}: drawn by a model of {drawn}, and the classifier knows the classes of {record['dataset']} "
+            "(--classifier)"
+        )
+
+
 def require_shape(record: dict, shape: tuple[int, ...], source: Path | str) -> None:
     """Raises InputError where images (C,H,W) are not of the size that the classifier was trained on."""
     if tuple(record["shape"]) != tuple(shape):

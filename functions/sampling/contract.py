@@ -27,6 +27,7 @@ class Drawn(Record):
     seed: int | None = None
     weights: str | None = None
     checkpoint: str | None = None
+    dataset: str | None = None
 
 
 class How(Record):
