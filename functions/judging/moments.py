@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from functions.arrays import read_npz
 from functions.errors import InputError
+from functions.finite import check_finite
 from functions.judging.features import Network
 from functions.judging.metrics import Gaussian, Moments
 from functions.sampling.folders import SampleSet, find_samples
@@ -23,32 +23,30 @@ from functions.sampling.folders import SampleSet, find_samples
 LARGEST = 4096  # dimensions: a covariance of so many takes 128 MB
 ROUNDING = 1e-5  # of its largest entry, and of its largest eigenvalue: what a covariance made in float32 may be off
 PAIRS = (("mu", "sigma"), ("mu_s", "sigma_s"))
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def open_reference(source: Path | str) -> tuple[SampleSet | None, Moments | None]:
     """The images of a reference and its moments: at least one of them. Raises InputError as readers of both do."""
     moments = read_moments(Path(source))
-    images = None if moments and not _members(Path(source)) & {"arr_0"} else find_samples(source)
-    return images, moments
+    if moments:
+        with zipfile.ZipFile(source) as archive:
+            if "arr_0.npy" not in archive.namelist():
+                return None, moments
+    return find_samples(source), moments
 
 
 def read_moments(source: Path) -> Moments | None:
-    """None where it is no .npz, or one of images alone. Raises InputError where the numbers are no mean and covariance.
-
-    Shapes are read before values.
-    """
+    """None where it is no .npz, or one of images alone. Raises InputError for what is no mean and covariance."""
     if source.suffix != ".npz" or not source.is_file():
         return None
-    there = _members(source)
-    pairs = [pair for pair in PAIRS if there & set(pair)]
+    arrays = read_npz(source, tuple(name for pair in PAIRS for name in pair))
+    pairs = [pair for pair in PAIRS if arrays.keys() & set(pair)]
     if not pairs:
         return None
     for wanted in (PAIRS[0], *pairs):
-        if missing := [name for name in wanted if name not in there]:
-            beside = ", ".join(sorted(there & {name for pair in PAIRS for name in pair}))
-            raise InputError(f"{source}: no {missing[0]} in it, beside {beside}")
-    found = [_gaussian(source, *pair) for pair in pairs]
+        if missing := [name for name in wanted if name not in arrays]:
+            raise InputError(f"{source}: no {missing[0]} in it, beside {', '.join(sorted(arrays))}")
+    found = [_gaussian(source, arrays, *pair) for pair in pairs]
     digest = hashlib.sha256(b"".join(t.numpy().tobytes() for pair in found for t in pair)).hexdigest()
     return Moments(digest, found[0], found[1] if len(found) == 2 else None)
 
@@ -79,24 +77,17 @@ def usable(
     return Moments(moments.sha256, pool, spatial), [] if network.name == "tensorflow" else [other]
 
 
-def _members(source: Path) -> set[str]:
-    """The names of the arrays of an .npz."""
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: not a readable .npz file ({error})") from None
-
-
-def _gaussian(source: Path, mean: str, covariance: str) -> Gaussian:
+def _gaussian(source: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Gaussian:
     """Checked: (D,) and (D,D) of floats that are finite, and a covariance up to rounding."""
-    mu, sigma = _read(source, mean, 1), _read(source, covariance, 2)
+    for name, dimensions, wanted in ((mean, 1, "a mean (D,)"), (covariance, 2, "a covariance (D,D)")):
+        shape, dtype = arrays[name].shape, arrays[name].dtype
+        if len(shape) != dimensions or not all(0 < n <= LARGEST for n in shape) or dtype.kind != "f":
+            raise InputError(f"{source}: {name} is {dtype} {shape}; wanted {wanted} of floats, D up to {LARGEST}")
+    mu, sigma = (torch.from_numpy(arrays[name].astype(np.float64)) for name in (mean, covariance))
     d = len(mu)
     if sigma.shape != (d, d):
         raise InputError(f"{source}: {covariance} has shape {tuple(sigma.shape)}, {mean} {d} numbers: wanted {d} x {d}")
-    for name, values in ((mean, mu), (covariance, sigma)):
-        if not values.isfinite().all():
-            raise InputError(f"{source}: {name}: {int((~values.isfinite()).sum())} values are NaN or infinite")
+    check_finite(str(source), {mean: mu, covariance: sigma}, "no mean and covariance of features")
     if (sigma - sigma.T).abs().max() > ROUNDING * sigma.abs().max():
         raise InputError(f"{source}: {covariance} is not symmetric, so it is no covariance")
     sigma = (sigma + sigma.T) / 2
@@ -104,17 +95,3 @@ def _gaussian(source: Path, mean: str, covariance: str) -> Gaussian:
     if values[0] < -ROUNDING * values[-1].abs():
         raise InputError(f"{source}: {covariance} has the eigenvalue {values[0]:.3g} < 0, so it is no covariance")
     return mu, sigma
-
-
-def _read(source: Path, name: str, dimensions: int) -> Tensor:
-    """One array as float64; its header is checked before there is room for its values. Never a pickle."""
-    try:
-        with zipfile.ZipFile(source) as archive, archive.open(f"{name}.npy") as member:
-            shape, _, dtype = HEADERS[np.lib.format.read_magic(member)](member)
-            if len(shape) != dimensions or not all(0 < n <= LARGEST for n in shape) or dtype.kind != "f":
-                wanted = "mean (D,)" if dimensions == 1 else "covariance (D,D)"
-                raise InputError(f"{source}: {name} is {dtype} {shape}; wanted a {wanted} of floats, D up to {LARGEST}")
-        with np.load(source, allow_pickle=False) as file:
-            return torch.from_numpy(file[name].astype(np.float64))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{source}: {name} cannot be read ({error})") from None
