@@ -19,6 +19,7 @@ from functions.config.cli import Parser, a_path, a_seed, run_main, whole
 from functions.config.load import load_config
 from functions.experiments.stages import Stages
 from functions.files import read_json, version, write_json
+from functions.locks import writing_folder
 from functions.places import check_folder_place
 
 ROW = 8  # images per class and side of the picture
@@ -60,9 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     label, out = args.label_to_forget, Path(args.out)
     print(f"A diffusion model learns ten digits, then forgets {label}. Everything goes to {out}.", flush=True)
     run = Quickstart(args)
-    results = run.results()
-    run.draw_picture()
-    write_json(out / "metrics.json", summary(results, label, run.seconds()))
+    with writing_folder(out):
+        results = run.results()
+        run.draw_picture()
+        write_json(out / "metrics.json", summary(results, label, run.seconds()))
     print_table(results, label, run.seconds())
     wrong = shortcomings(results, label)
     for line in wrong:

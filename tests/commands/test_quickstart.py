@@ -10,6 +10,7 @@ from PIL import Image
 import train_classifier
 from functions.errors import InputError
 from functions.files import read_json
+from functions.locks import Busy, writing_folder
 from functions.sampling.sheet import TILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,11 @@ def quickstart(small_configs):
 def commands(out: str) -> list[str]:
     """The scripts that were run."""
     return re.findall(r"^\$ python (\w+)\.py", out, flags=re.MULTILINE)
+
+
+def test_a_second_one_in_the_same_place_is_refused(quickstart):
+    with writing_folder("results/quickstart"), pytest.raises(Busy, match="^results/quickstart: process"):
+        quickstart["main"](TOY)
 
 
 def test_from_nothing_to_table_and_picture_and_each_stage_once(quickstart, capsys, monkeypatch):
