@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -10,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ECHO = 5.0  # seconds in which torchrun's own signal follows one that reached its whole group
+ECHO = 1.0  # seconds in which the same signal is the same event: timeout(1) sends it to its child and to the group
+TORCHRUN_ECHO = 5.0  # torchrun hands on, or answers with another, what reached its whole group
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,11 +28,34 @@ def name(number: int) -> str:
     return signal.Signals(number).name
 
 
+class _Events:
+    """The last signal, and when it came: what repeats it is no second one, and must not cut short what it began."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.number, self.since = 0, -math.inf
+
+    def is_echo(self, number: int) -> bool:
+        """Whether this signal only repeats the one before."""
+        passed = time.monotonic() - self.since
+        torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        echo = passed < TORCHRUN_ECHO if torchrun else number == self.number and passed < ECHO
+        if not echo:
+            self.number, self.since = number, time.monotonic()
+        return echo
+
+
+_events = _Events()
+
+
 def stopping():
     """Meanwhile the signals raise `Stopped` at once."""
 
     def stop(number: int) -> None:
-        raise Stopped(number)
+        if not _events.is_echo(number):
+            raise Stopped(number)
 
     return _handled(stop)
 
@@ -39,13 +64,14 @@ class Wish:
     """That the loop may end: `number` is the first signal that came, 0 while none has."""
 
     def __init__(self) -> None:
-        self.number, self._since = 0, 0.0
+        self.number = 0
 
     def arrived(self, number: int) -> None:
         """The first signal is kept; a second one raises `Stopped`."""
+        echo = _events.is_echo(number)
         if not self.number:
-            self.number, self._since = number, time.monotonic()
-        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - self._since > ECHO:
+            self.number = number
+        elif not echo:
             raise Stopped(number, f"stopped at once by a second signal, {name(number)}")
 
 
@@ -71,6 +97,7 @@ def _handled(handler: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
+    _events.forget()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     chosen = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
     try:

@@ -157,9 +157,22 @@ def test_torchrun_repeats_a_signal_that_its_whole_group_got(monkeypatch):
     wish.arrived(signal.SIGINT)
     wish.arrived(signal.SIGTERM)
     assert wish.number == signal.SIGINT
-    monkeypatch.setattr(interrupts, "ECHO", -1)
+    monkeypatch.setattr(interrupts, "TORCHRUN_ECHO", -1)
     with pytest.raises(interrupts.Stopped, match="second signal, SIGTERM"):
         wish.arrived(signal.SIGTERM)
+
+
+def test_timeout_sends_its_signal_twice(monkeypatch):
+    """To its child and to the group that this belongs to: that is one event, also where the line is being written."""
+    with interrupts.stopping():
+        with pytest.raises(interrupts.Stopped, match="^stopped by SIGTERM$"), interrupts.deferred() as wish:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert wish.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr(interrupts, "ECHO", -1)
+        with pytest.raises(interrupts.Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_two_processes_stop_at_one_step(tmp_path):
