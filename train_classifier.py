@@ -108,11 +108,13 @@ def make(args: argparse.Namespace, path: Path) -> None:
 def build(args: argparse.Namespace, train):
     """The model's description and the model, from ImageNet weights where they are wanted and can be had."""
     import models
-    from models.classifiers import WeightsError, describe, load_imagenet
+    from models.classifiers import WeightsError, check_takes, describe, load_imagenet
 
     channels, size = train.shape[0], train.shape[-1]
     meta = describe(args.arch, train.n_classes, channels, size, width=args.width, resize=args.resize or None)
     model = models.build(meta)
+    if meta["name"] == "timm":
+        check_takes(model, train.shape)
     if args.pretrained:
         try:
             load_imagenet(model, args.arch)

@@ -31,7 +31,7 @@ RESNETS = {
 # timm's `create_model` has arguments of its own that read files; these say what the data set and we decide.
 SET_BY_DATA = ("num_classes", "in_chans", "features_only", "out_indices")
 # What timm's models raise for an option they do not know, or for a value of it that fits no model.
-BAD_OPTION = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError)
+BAD_OPTION = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError)
 
 
 class WeightsError(InputError):
@@ -167,6 +167,21 @@ def _create(create_model: Callable, arch: str, n_classes: int, in_channels: int,
             raise
         given = ", ".join(f"{k}={v!r}" for k, v in options.items())
         raise InputError(f"model.options: timm's {arch} cannot be built with {given} ({_short(error)})") from error
+
+
+def check_takes(model: nn.Module, shape: Sequence[int]) -> None:
+    """Raises InputError where a library's model takes no images of this shape (C,H,W): it is shown a black one."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape))
+    except BAD_OPTION as error:
+        size = "x".join(map(str, shape[1:]))
+        raise InputError(
+            f"model.arch: {type(model).__name__} takes no images of {size} ({_short(error)}); model.resize scales them"
+        ) from error
+    finally:
+        model.train(training)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
 from functions.training.forward import set_float32
-from models.classifiers import load_imagenet
+from models.classifiers import check_takes, load_imagenet
 from runners.original import Original
 from runners.worlds import WORLDS, Look, Score
 
@@ -93,6 +93,8 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     )
     if fresh:
         source, model = None, _fresh(cfg, meta, pretrained)
+        if meta["name"] == "timm":
+            check_takes(model, seen["shape"])
     else:
         source, model = original.hash, original.model(dropout=not cfg.unlearn or cfg.unlearn.dropout)
     _check_batches(cfg, images, model)
