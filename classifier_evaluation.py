@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from functions.config.classes import class_numbers, labels
 from functions.config.cli import Parser, a_batch, a_path, run_main
 from functions.config.schema import DATASETS
+from functions.config.selection import classes_of, label_name
 from functions.errors import InputError
 
 
@@ -17,7 +19,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--sample_path", type=a_path, required=True, help="samples: F/0, F with a folder per class, or .npz"
     )
     parser.add_argument("--dataset", required=True, choices=DATASETS, help="what the classifier was trained on")
-    parser.add_argument("--label_of_forgotten_class", type=int, required=True)
+    parser.add_argument(
+        "--label_of_forgotten_class", type=labels, required=True, metavar="C", help="by number or name; several: 0,2"
+    )
     parser.add_argument(
         "--classifier", type=a_path, help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
     )
@@ -51,13 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     model, record = load_classifier(args.classifier, models.build)
     if record["dataset"] != args.dataset:
         raise InputError(f"{args.classifier}: trained on {record['dataset']}, --dataset says {args.dataset}")
-    label, n_classes = args.label_of_forgotten_class, len(record["classes"])
-    if not 0 <= label < n_classes:
-        raise InputError(f"--label_of_forgotten_class {label}: {args.dataset} has classes 0 to {n_classes - 1}")
+    names = record["classes"]
+    label = class_numbers(args.label_of_forgotten_class, names, args.dataset, "--label_of_forgotten_class")
     classifier.require_data(record, read_generation(args.sample_path), args.sample_path)
     samples = find_samples(args.sample_path)
     check_complete(args.sample_path, samples.labels.tolist())
-    forgotten, kept = select(samples.labels, label, n_classes, args.sample_path)
+    forgotten, kept = select(samples.labels, classes_of(label), len(names), args.sample_path)
 
     path = metrics_path(args.sample_path, args.out)
     check_metrics_file(path)
@@ -67,9 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     network = noting_colours(feature_network(model.to(device)), colours)
     logits = extract(network, samples, record["shape"][0], args.batch_size, device, check).logits.cpu()
     one_colour = torch.cat(colours).cpu()
-    numbers = metrics.forgetting(logits[forgotten], label)
+    numbers = metrics.forgetting(logits[forgotten], label if isinstance(label, int) else samples.labels[forgotten])
     by_class = metrics.class_accuracy(logits[kept], samples.labels[kept]) if len(kept) else {}
-    notes = constant(samples.labels, one_colour, label, forgotten)
+    notes = constant(samples.labels, one_colour, classes_of(label), forgotten)
     report(numbers, by_class, record, notes)
     protocol = {"judge": classifier.classifier_protocol(record), "n_samples": numbers["n"]}
     section = {"forgotten": numbers, "kept": by_class, "notes": notes}
@@ -77,25 +80,29 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Saved {path}")
 
 
-def select(labels, label: int, n_classes: int, source: str):
-    """Indices of the forgotten class's samples and of the others'. No class folders: all are the forgotten class's."""
+def select(labels, wanted: list[int], n_classes: int, source: str):
+    """Indices of the forgotten classes' samples and of the others'. No class folders: all are the forgotten class's."""
     known = (labels >= 0) & (labels < n_classes)
     if not known.any():
+        if len(wanted) > 1:
+            raise InputError(f"{source}: has no class folders that say which of the forgotten classes an image is of")
         return (~known).nonzero().flatten(), known.nonzero().flatten()
     if not known.all():
         raise InputError(f"{source}: {int((~known).sum())} images lie outside the class folders 0 to {n_classes - 1}")
-    if not (labels == label).any():
-        found = ", ".join(map(str, labels.unique().tolist()))
-        raise InputError(f"{source}: holds class {found}, --label_of_forgotten_class says {label}")
-    return (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
+    there = labels.unique().tolist()
+    if absent := [c for c in wanted if c not in there]:
+        found = ", ".join(map(str, there))
+        raise InputError(f"{source}: holds class {found}, --label_of_forgotten_class says {absent[0]}")
+    forgotten = sum(labels == c for c in wanted) > 0
+    return forgotten.nonzero().flatten(), (~forgotten).nonzero().flatten()
 
 
-def constant(labels, one_colour, label: int, forgotten) -> list[str]:
+def constant(labels, one_colour, wanted: list[int], forgotten) -> list[str]:
     """Notes on classes whose images are each of one colour: nothing is drawn, which is no class, and no failure."""
-    classes = {c: labels == c for c in labels.unique().tolist() if c not in (label, -1)}
+    classes = {c: labels == c for c in labels.unique().tolist() if c not in (*wanted, -1)}
     notes = [f"all images of class {c} are of one colour" for c, own in classes.items() if one_colour[own].all()]
     if one_colour[forgotten].all():
-        notes.insert(0, f"all images of class {label} are of one colour: UA is of constant pictures")
+        notes.insert(0, f"all images of class {label_name(wanted)} are of one colour: UA is of constant pictures")
     return notes
 
 

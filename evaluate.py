@@ -116,14 +116,15 @@ def judged(runs: dict, args: argparse.Namespace) -> dict:
     device, found = choose_device(args.device), {}
 
     @functools.cache
-    def load(name: str, path: str, part: str, size: int | None):
-        images = datasets.load(name, path, part, size)
+    def load(name: str, path: str, part: str, size: int | str | None, test_fraction: float | None):
+        images = datasets.load(name, path, part, size, test_fraction=test_fraction)
         return images, fingerprint(images)
 
     for path, run in runs.items():
         data, names = run.meta["config"]["data"], ("train", "test") if args.on == "test" else ("train",)
         place = args.data_path or data["path"]
-        parts = {part: load(data["dataset"], place, part, data["image_size"]) for part in names}
+        rule = data["image_size"], data.get("test_fraction")  # older runs lack the second
+        parts = {part: load(data["dataset"], place, part, *rule) for part in names}
         found[path] = judge(run, parts, models.build, datasets.ordered, args.batch_size, device)
     return found
 

@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="the published weights or graph (default: fetched into torch's cache folder)",
     )
-    parser.add_argument("--classes", metavar="LIST", help="only these of SAMPLES (1,2), or all but these (x0)")
+    parser.add_argument("--classes", metavar="LIST", help="only these of SAMPLES (1,2,cat), or all but these (x0)")
     parser.add_argument("--batch_size", type=a_batch, help="images at once (default: 64, classifier 256)")
     parser.add_argument(
         "--n_workers", type=whole(1, 256), help="threads that decode PNGs (default: the CPUs, at most 16)"
@@ -73,13 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
     from functions.judging.moments import open_reference, usable
     from functions.judging.networks import NETWORKS
-    from functions.sampling.contract import check_complete
+    from functions.sampling.contract import check_complete, read_generation
     from functions.sampling.folders import find_samples, same_images
     from functions.training.distributed import choose_device
 
     samples, (reference, moments) = find_samples(args.samples), open_reference(args.reference)
     if args.classes is not None:
-        samples = samples.only(args.classes)
+        made = read_generation(args.samples)
+        samples = samples.only(args.classes, made and made["record"].get("names"))
     check_complete(args.samples, samples.labels.tolist(), args.classes is not None)
     check_reference(args.reference, len(reference) if reference else 0)
     if reference and same_images(samples, reference):

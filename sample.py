@@ -44,7 +44,7 @@ def parser() -> Parser:
     p.add_argument("--mode", required=True, choices=tuple(NAMES), help="what to write")
     add_config_arguments(p)
     p.add_argument("--ckpt_folder", type=a_path, metavar="RUN", help="the run folder whose newest checkpoint draws")
-    p.add_argument("--classes_to_generate", metavar="LIST", help="1,2,3: these; x0,x1: all but these (default: all)")
+    p.add_argument("--classes_to_generate", metavar="LIST", help="0,2,cat: these; x0,xcat: all but these")
     p.add_argument("--n_samples_per_class", type=int, metavar="N", help="images of each class")
     p.add_argument("--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none")
     p.add_argument(
@@ -97,7 +97,7 @@ def sample(args: argparse.Namespace, cfg: Config) -> Path | None:
     contract.check_checkpoint(cfg, meta)
     samplers.check(cfg.sampling, meta["diffusion"]["timesteps"])
     n_classes = meta["data"]["n_classes"]
-    classes = parse_classes(args.classes_to_generate, n_classes)
+    classes = parse_classes(args.classes_to_generate, meta["data"].get("classes") or n_classes)
     name = NAMES[args.mode](classes_suffix(classes, n_classes), cfg.sampling.cond_scale)
     out = Path(args.out) if args.out else Path(cfg.ckpt_folder) / name
     made = contract.generation_contract(cfg, meta, kind, snapshot.hash(kind), classes)

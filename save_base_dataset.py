@@ -10,8 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.config.cli import Parser, a_path, a_side, run_main, whole
+from functions.config.classes import class_numbers, labels
+from functions.config.cli import Parser, a_path, a_side, number, run_main, whole
 from functions.config.schema import DATASETS
+from functions.config.selection import classes_of, label_name
 from functions.errors import InputError
 from functions.places import check_folder_place
 
@@ -19,38 +21,43 @@ from functions.places import check_folder_place
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
-    parser.add_argument("--label_to_forget", type=int, required=True)
+    parser.add_argument(
+        "--label_to_forget", type=labels, required=True, metavar="C", help="by number or name; several: 0,2"
+    )
     parser.add_argument(
         "--per_class", type=whole(1), help="the first so many of each class, as published: 500 (default: all)"
     )
-    parser.add_argument("--image_size", type=a_side, help="side of the data set's images (default: its own)")
+    parser.add_argument("--image_size", type=a_side, help="side of the images (default: their own; of a folder: auto)")
+    parser.add_argument(
+        "--test_fraction", type=number(0, 0.99), default=0.2, help="of a folder without a test part (default: 0.2)"
+    )
     parser.add_argument("--data_path", type=a_path, default="data", help="where data sets are, or are downloaded to")
     parser.add_argument("--out", type=a_path, help="folder (default: ./{dataset}_without_label_{c})")
     args = parser.parse_args(argv)
-    args.out = Path(args.out or f"{args.dataset}_without_label_{args.label_to_forget}")
-    check_folder_place(args.out, "--out")
+    if args.out:
+        check_folder_place(Path(args.out), "--out")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    import datasets
     from functions.locks import writing_folder
 
+    size = args.image_size or "auto"
+    train = datasets.load(args.dataset, args.data_path, "train", size, test_fraction=args.test_fraction)
+    args.label_to_forget = class_numbers(args.label_to_forget, train.classes, args.dataset, "--label_to_forget")
+    forgotten = classes_of(args.label_to_forget)
+    args.out = Path(args.out or f"{args.dataset}_without_label_{'_'.join(map(str, forgotten))}")
     with writing_folder(args.out):
-        save(args)
+        save(args, train, forgotten)
 
 
-def save(args: argparse.Namespace) -> None:
+def save(args: argparse.Namespace, train, forgotten: list[int]) -> None:
     """The reference, or what is missing of it."""
-    import datasets
     from functions.pictures import find
 
-    train = datasets.load(args.dataset, args.data_path, "train", image_size=args.image_size, seed=0)
-    if not 0 <= args.label_to_forget < train.n_classes:
-        raise InputError(
-            f"--label_to_forget {args.label_to_forget}: {args.dataset} has classes 0 to {train.n_classes - 1}"
-        )
-    names, indices = plan(train.labels.tolist(), args.label_to_forget, args.per_class)
+    names, indices = plan(train.labels.tolist(), forgotten, args.per_class)
     claim(args.out, agreement(args, train, len(names)))
     written = save_missing(args.out, train, names, indices)
     extra = {p.relative_to(args.out).as_posix() for p in find(args.out)} - set(names)
@@ -61,13 +68,13 @@ def save(args: argparse.Namespace) -> None:
     print(f"Saved {len(names)} images in {args.out} ({written} new)")
 
 
-def plan(labels: list[int], label_to_forget: int, per_class: int | None) -> tuple[list[str], list[int]]:
+def plan(labels: list[int], forgotten: list[int], per_class: int | None) -> tuple[list[str], list[int]]:
     """File names `<class>/<k>.png` and data indices; k counts within the class, in the data set's order."""
     counts: dict[int, int] = {}
     names, indices = [], []
     for i, c in enumerate(labels):
         k = counts[c] = counts.get(c, -1) + 1
-        if c != label_to_forget and (per_class is None or k < per_class):
+        if c not in forgotten and (per_class is None or k < per_class):
             names.append(f"{c}/{k}.png")
             indices.append(i)
     return names, indices
@@ -94,7 +101,9 @@ def claim(folder: Path, agreed: dict) -> None:
         found = read_reference(path)
         label = found["record"]["label"]
         if found["hash"] != agreed["hash"] or label != agreed["record"]["label"]:
-            raise InputError(f"{folder}: holds another reference, {found['protocol']} without class {label} (--out)")
+            raise InputError(
+                f"{folder}: holds another reference, {found['protocol']} without class {label_name(label)} (--out)"
+            )
     elif folder.is_dir() and any_below(folder):
         raise InputError(f"{folder}: holds pictures but no {REFERENCE} that says what they are (--out)")
     else:

@@ -51,6 +51,8 @@ FLAGS = [
     "seed",
     "dataset",
     "data_path",
+    "image_size",
+    "test_fraction",
     "arch",
     "save_dir",
     "epochs",
@@ -83,6 +85,9 @@ def parser() -> Parser:
         metavar="METHOD",
         help=f"the same by its published name too: {', '.join(keys.UNLEARN_ALIAS)}",
     )
+    modes.add_argument(
+        "--print_indices", metavar="RUN", help="print the images that RUN was trained on, as --forget_idx reads them"
+    )
     add_config_arguments(p, required=False)
     p.add_argument("--resume", type=a_path, metavar="RUN", help="continue this run; it knows its command")
     add_forget_arguments(p.add_argument_group("what to forget, and from what"))
@@ -104,12 +109,17 @@ def config_name(args: argparse.Namespace) -> str:
         if meta["world"] != "classifier":
             raise InputError(f"--config: missing; {args.ckpt_folder} is a {meta['world']} model")
         args.dataset = meta["data"]["dataset"]
+        args.data_path = args.data_path or meta.get("config", {}).get("data", {}).get("path")
     return f"{args.dataset or 'cifar10'}_classifier.yml"
 
 
 def main(argv: list[str] | None = None):
     """Returns the folder that was written."""
     args = parser().parse_args(argv)
+    if args.print_indices is not None:
+        from runners.original import printed_indices
+
+        return print(printed_indices(args.print_indices))
     if args.unlearn is not None:
         args.mode = keys.UNLEARN_ALIAS.get(args.unlearn, args.unlearn)
         say(f"--unlearn {args.unlearn} means --mode {args.mode}")
@@ -122,9 +132,9 @@ def main(argv: list[str] | None = None):
 
     from functions.training.distributed import processes
     from runners import MODES  # torch and its friends: only now, so that --help and config errors come at once
-    from runners.setup import prepare
+    from runners.setup import prepare, with_class_numbers
 
-    mode = MODES[args.mode]
+    mode, cfg = MODES[args.mode], with_class_numbers(cfg)
     with processes():
         runner = mode(cfg, prepare(cfg, args.mode, mode.fresh), args.resume)
         if args.dry_run:

@@ -47,7 +47,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--lr", type=number(1e-30, 1e30), help="peak rate; default: 3e-3 for cnn, 1e-3 from scratch, 1e-4 from ImageNet"
     )
-    parser.add_argument("--image_size", type=a_side, help="side of the data set's images (default: its own)")
+    parser.add_argument("--image_size", type=a_side, help="side of the images (default: their own; of a folder: auto)")
+    parser.add_argument(
+        "--test_fraction", type=number(0, 0.99), default=0.2, help="of a folder without a test part (default: 0.2)"
+    )
     parser.add_argument("--data_path", type=a_path, default="data", help="where data sets are, or are downloaded to")
     parser.add_argument("--seed", type=a_seed, default=0)
     parser.add_argument("--out", type=a_path, default=".", help="folder of {dataset}_{arch}.pth")
@@ -85,7 +88,7 @@ def make(args: argparse.Namespace, path: Path) -> None:
     from functions.training.distributed import choose_device
 
     train, test = (
-        datasets.load(args.dataset, args.data_path, split, image_size=args.image_size, seed=0)
+        datasets.load(args.dataset, args.data_path, split, args.image_size or "auto", test_fraction=args.test_fraction)
         for split in ("train", "test")
     )
     device = choose_device(args.device)

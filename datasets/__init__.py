@@ -41,14 +41,15 @@ def load(
 
     `path` is where downloads go, or the folder that holds the images (`folder`, `tinyimagenet`, `imagenet`);
     `image_size` makes every image that many pixels square; `seed` chooses the images of `shapes` and nothing else.
-    `image_size` auto and `test_fraction` are for `folder`. Raises InputError if any of these is wrong.
+    `image_size` auto (for others: None) and `test_fraction` are for `folder`. Raises InputError if any is wrong.
     """
     if name not in DATASETS:
         raise InputError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    own = (test_fraction,) if name == "folder" else ()
-    return DATASETS[name](path, split, image_size, seed, *own)
+    if name == "folder":
+        return folder.load(path, split, image_size, seed, test_fraction)
+    return DATASETS[name](path, split, None if image_size == "auto" else image_size, seed)
 
 
 def class_names(name: str, path: str = "data") -> tuple[str, ...]:

@@ -37,13 +37,14 @@ def select(
     name: str,
     seed: int,
     within: Tensor | None = None,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
     count: int | None = None,
     fraction: float | None = None,
     index_file: str | Path | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(forget, remain) of the data set `name` by whichever is given: `index_file` alone, or `count`, or `fraction`, or
-    `label` alone; `label` beside `count` or `fraction` draws from that class. Raises InputError for anything else.
+    `label` alone, a class or several; `label` beside `count` or `fraction` draws from those. Raises InputError for
+    anything else.
     """
     given = {"label": label, "count": count, "fraction": fraction, "index_file": index_file}
     chosen = frozenset(key for key, value in given.items() if value is not None)
@@ -64,9 +65,13 @@ def select(
 
 
 def by_class(
-    labels: Tensor, label: int, classes: Classes, name: str = "the data set", within: Tensor | None = None
+    labels: Tensor,
+    label: int | Sequence[int],
+    classes: Classes,
+    name: str = "the data set",
+    within: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Forget every example of class `label`. `name` is the data set's, for the error message."""
+    """Forget every example of class `label`, or of several. `name` is the data set's, for the error message."""
     pool, chosen = _candidates(labels, label, classes, name, within)
     return _cut(chosen, pool, f"label_to_forget {label}")
 
@@ -75,7 +80,7 @@ def by_count(
     labels: Tensor,
     n: int,
     seed: int,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
     classes: Classes = 0,
     name: str = "the data set",
     within: Tensor | None = None,
@@ -92,7 +97,7 @@ def by_fraction(
     labels: Tensor,
     fraction: float,
     seed: int,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
     classes: Classes = 0,
     name: str = "the data set",
     within: Tensor | None = None,
@@ -235,20 +240,22 @@ def _pool(n: int, within: Tensor | None) -> Tensor:
 
 
 def _candidates(
-    labels: Tensor, label: int | None, classes: Classes, name: str, within: Tensor | None
+    labels: Tensor, label: int | Sequence[int] | None, classes: Classes, name: str, within: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """All indices to split, and those among them that may be forgotten: of class `label`, or all."""
+    """All indices to split, and those among them that may be forgotten: of class `label`, of several, or all."""
     pool = _pool(len(labels), within)
     if label is None:
         return pool, pool
     n = classes if isinstance(classes, int) else len(classes)
-    if not 0 <= label < n:
-        known = f"{name}, which has {n} classes (0..{n - 1})"
-        raise InputError(f"label_to_forget: {label} is not a class of {known}")
-    found = pool[labels.cpu()[pool] == label]
-    if len(found) == 0:
-        raise InputError(f"label_to_forget: class {label} of {name} has no examples to forget")
-    return pool, found
+    wanted = [label] if isinstance(label, int) else list(label)
+    of_pool = labels.cpu()[pool]
+    for c in wanted:
+        if not 0 <= c < n:
+            known = f"{name}, which has {n} classes (0..{n - 1})"
+            raise InputError(f"label_to_forget: {c} is not a class of {known}")
+        if not (of_pool == c).any():
+            raise InputError(f"label_to_forget: class {c} of {name} has no examples to forget")
+    return pool, pool[torch.isin(of_pool, torch.tensor(wanted))]
 
 
 def _draw(candidates: Tensor, n: int, seed: int, pool: Tensor, setting: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ latents and prompts through its arguments, not through subclasses.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -58,6 +58,8 @@ class Task(Protocol):
     def other(self, c: Tensor) -> Tensor: ...
     def wrong(self, c: Tensor) -> Tensor: ...
     def dropped(self, c: Tensor) -> Tensor: ...
+    def barred(self, c: Tensor) -> Tensor: ...
+    def forgetting(self, classes: Sequence[int]) -> Task: ...
     def predict(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses(self, model: nn.Module, draw: Draw, guidance: float = 0.0) -> Tensor: ...
     def losses_of(self, prediction: Tensor, draw: Draw) -> Tensor: ...
@@ -71,13 +73,17 @@ class Conditioned:
 
     def __init__(self, n_conditions: int, anchors: Tensor | None = None):
         self.n_conditions, self.anchors, self.rows = n_conditions, anchors, Rows()
+        self.kept: Tensor | None = None  # the conditions that stay, where several are forgotten
 
     def other(self, c: Tensor) -> Tensor:
         """The condition that `match` follows, (N,): the anchor of c, by default the next one, (c + 1) mod n."""
         return (c + 1) % self.n_conditions if self.anchors is None else self.anchors[c]
 
     def wrong(self, c: Tensor) -> Tensor:
-        """c' uniform over the other n_conditions - 1, drawn anew each time, (N,)."""
+        """c' uniform over the other n_conditions - 1, or over those that stay, drawn anew each time, (N,)."""
+        if self.kept is not None:
+            place = lambda n: torch.randint(len(self.kept), (n,), device=c.device)
+            return self.kept[self.rows.of(place, len(c))]
         step = lambda n: torch.randint(1, self.n_conditions, (n,), device=c.device)
         return (c + self.rows.of(step, len(c))) % self.n_conditions
 
@@ -85,9 +91,25 @@ class Conditioned:
         """c with a share of its conditions left out, drawn anew each time; all of them here: none can be left out."""
         return c
 
+    def barred(self, c: Tensor) -> Tensor:
+        """Which conditions are no wrong one for c, (N, n_conditions) bool: c itself, and all that are forgotten."""
+        barred = F.one_hot(c, self.n_conditions).bool()
+        if self.kept is not None:
+            barred |= ~torch.zeros_like(barred).index_fill_(1, self.kept, True)
+        return barred
+
+    def forgetting(self, classes: Sequence[int]):
+        """The same task where several are forgotten together: none becomes the `other` or a `wrong` one of another."""
+        same = copy.copy(self)
+        kept = [c for c in range(self.n_conditions) if c not in classes]
+        same.kept = torch.tensor(kept)
+        if same.anchors is None:
+            same.anchors = torch.tensor([next((k for k in kept if k > c), kept[0]) for c in range(self.n_conditions)])
+        return same
+
     def to(self, device: torch.device | str):
         """Keep what the task holds on the device, so that a step copies nothing."""
-        self.anchors = None if self.anchors is None else self.anchors.to(device)
+        self.anchors, self.kept = (None if t is None else t.to(device) for t in (self.anchors, self.kept))
         return self
 
     def sharded(self, rows: Rows):

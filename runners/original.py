@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,20 @@ from functions.config.schema import Config
 from functions.errors import InputError
 from functions.storage import checkpoint
 from functions.storage.checkpoint import Snapshot
+
+
+def printed_indices(run: str) -> str:
+    """The images that a run was trained on, as JSON that --forget_idx reads; those it forgot and set aside beside them.
+
+    Raises InputError where the run kept none.
+    """
+    snapshot = Snapshot.open(run)
+    found = snapshot.indices()
+    if found is None:
+        raise InputError(f"{run}: an older run that kept no indices of its data (--print_indices)")
+    data = {key: value for key, value in snapshot.meta["data"].items() if key in ("dataset", "n")}
+    kept = {key: found[key].tolist() for key in ("forget", "val") if key in found}
+    return json.dumps({**data, "split": "train", "indices": found["remain"].tolist(), **kept})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import datasets
 import models
 from datasets.facts import MOMENTS
 from datasets.split import checked_indices, select, train_val_split
+from functions.config.classes import class_numbers
 from functions.config.load import config_hash
 from functions.config.schema import Config
 from functions.config.selection import is_class, selection_name
@@ -19,6 +20,7 @@ from functions.errors import InputError
 from functions.files import sha256_bytes, sha256_file
 from functions.memory import check_room
 from functions.randomness import key_seed
+from functions.storage.checkpoint import Snapshot
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
@@ -73,11 +75,25 @@ class Materials:
         return {"checkpoint": self.source, "forget": self.selection}
 
 
+def with_class_numbers(cfg: Config) -> Config:
+    """The config with the classes to forget by number: however they are called, it is the same run.
+
+    Names are the original's, or the data set's for a model that starts from none.
+    """
+    if cfg.forget is None or cfg.forget.label is None:
+        return cfg
+    names = cfg.ckpt_folder and Snapshot.open(cfg.ckpt_folder).meta["data"].get("classes")  # older files lack them
+    names = names or datasets.class_names(cfg.data.dataset, cfg.data.path)
+    label = class_numbers(cfg.forget.label, names, cfg.data.dataset, "label_to_forget")
+    return cfg.model_copy(update={"forget": cfg.forget.model_copy(update={"label": label})})
+
+
 def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
     device, world = distributed.choose_device(cfg.device), WORLDS[cfg.world]
     set_float32(cfg.training.precision if cfg.training else "fp32")
-    images = datasets.load(cfg.data.dataset, path=cfg.data.path, split="train", image_size=cfg.data.image_size)
+    d = cfg.data
+    images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction)
     data, original = data_meta(cfg, images), Original.open(cfg)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
     encoder = models.encoder(encoder_meta)
@@ -99,7 +115,10 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
         source, model = original.hash, original.model(dropout=not cfg.unlearn or cfg.unlearn.dropout)
     _check_batches(cfg, images, model)
     diffusion = cfg.diffusion.model_dump() if fresh and cfg.diffusion else original and original.meta["diffusion"]
-    task = world.task(images.n_classes, diffusion, encoder).to(device)
+    task = world.task(images.n_classes, diffusion, encoder)
+    if selection and isinstance(selection["label"], list):
+        task = task.forgetting(selection["label"])
+    task = task.to(device)
     images = images.to(device)
     record = run_meta(cfg, mode, data, meta, encoder_meta, diffusion, source, mask_hash(cfg), selection)
     record |= {

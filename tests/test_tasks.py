@@ -37,6 +37,19 @@ def test_adaptive_weights_by_hand():
     torch.testing.assert_close(losses.grad, torch.tensor([2 / 3, 1 / 3]))
 
 
+def test_classes_forgotten_together_take_none_of_each_other(task):
+    c = torch.tensor([2, 3, 9]).repeat(400)
+    both = task.forgetting([2, 3, 9])
+    assert both.other(c[:3]).tolist() == [4, 4, 0] and task.other(c[:3]).tolist() == [3, 4, 0]
+    torch.manual_seed(0)
+    assert set(both.wrong(c).tolist()) == {0, 1, 4, 5, 6, 7, 8}
+    assert (task.wrong(c) != c).all() and task.kept is None  # the task itself is as it was
+    barred = both.barred(torch.tensor([2, 0]))
+    assert barred[0].nonzero().flatten().tolist() == [2, 3, 9]
+    assert barred[1].nonzero().flatten().tolist() == [0, 2, 3, 9]
+    assert task.barred(torch.tensor([2]))[0].nonzero().flatten().tolist() == [2]
+
+
 def test_draw_is_antithetic_and_noised_as_equation_4(task):
     x = torch.rand(6, 1, 4, 4)
     draw = task.draw(x, torch.arange(6), generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from functions.config import schema, unlearning
-from functions.config.cli import a_path
+from functions.config.classes import labels
+from functions.config.cli import a_path, a_side
 from functions.errors import shown
 
 Group = argparse._ArgumentGroup
@@ -19,8 +20,14 @@ def add_forget_arguments(p: Group) -> None:
         metavar="RUN",
         help="the run folder whose newest checkpoint to start from",
     )
-    p.add_argument("--label_to_forget", type=int, metavar="C", help="the class to forget, or to leave out")
-    p.add_argument("--class_to_replace", type=int, metavar="C", help="the same; -1: images of every class")
+    p.add_argument(
+        "--label_to_forget",
+        type=labels,
+        metavar="C",
+        help="the class to forget, or to leave out, by number or name; several: 0,2 or cat,dog (number:3 and name:3 "
+        "say which, where a number is another class's name)",
+    )
+    p.add_argument("--class_to_replace", type=labels, metavar="C", help="the same; -1: images of every class")
     p.add_argument(
         "--num_indexes_to_replace",
         type=int,
@@ -32,7 +39,8 @@ def add_forget_arguments(p: Group) -> None:
         "--forget_idx",
         type=a_path,
         metavar="FILE",
-        help="forget these: a JSON list or .npy of indices into the training images",
+        help="forget these: a JSON list or .npy of indices into the training images; those that a run was trained on "
+        "are in RUN/ckpts/*/indices.safetensors, and --print_indices RUN prints them",
     )
     p.add_argument("--save_dir", type=a_path, metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
 
@@ -80,7 +88,16 @@ def add_training_arguments(p: Group) -> None:
         choices=schema.DATASETS,
         help="without --config: its DATASET_classifier.yml (default: the model's, or cifar10)",
     )
-    p.add_argument("--data_path", "--data", "--data_dir", type=a_path, metavar="DIR", help="where data sets are, or go")
+    p.add_argument(
+        "--data_path",
+        "--data",
+        "--data_dir",
+        type=a_path,
+        metavar="DIR",
+        help="where data sets are, or go (default: data; without --config that of RUN)",
+    )
+    p.add_argument("--image_size", type=side, metavar="PIXELS", help="side of all images; auto: chosen (folder)")
+    p.add_argument("--test_fraction", type=float, metavar="Q", help="test part of a folder that has none (data.path)")
     p.add_argument("--arch", help="cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm")
     p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
     p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
@@ -90,6 +107,11 @@ def add_training_arguments(p: Group) -> None:
     p.add_argument("--momentum", type=float)
     p.add_argument("--weight_decay", type=float)
     p.add_argument("--decreasing_lr", type=epochs, metavar="E,E", help="divide the rate by ten from these epochs on")
+
+
+def side(text: str) -> int | str:
+    """Pixels, or `auto`."""
+    return text if text == "auto" else a_side(text)
 
 
 def epochs(text: str) -> list[int]:

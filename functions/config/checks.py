@@ -12,7 +12,7 @@ FORGETS = (("label",), ("count",), ("fraction",), ("label", "count"), ("label", 
 
 def check(cfg: Config, mode: str) -> None:
     """Raises Refused for the first combination that has no meaning."""
-    for general in (_world, _training, _forget):
+    for general in (_world, _data, _training, _forget):
         general(cfg)
     method = METHODS[mode]
     if method.section is None:
@@ -32,6 +32,13 @@ def _world(cfg: Config) -> None:
         raise Refused("diffusion.beta_end", f"got {cfg.diffusion.beta_end}; wanted more than beta_start")
     if cfg.model and cfg.model.name not in world.models:
         raise Refused("model.name", f"{cfg.model.name} is no {cfg.world} model")
+
+
+def _data(cfg: Config) -> None:
+    """What only folders of pictures have."""
+    for key, off in (("image_size", cfg.data.image_size != "auto"), ("test_fraction", cfg.data.test_fraction is None)):
+        if not off and cfg.data.dataset != "folder":
+            raise Refused(f"data.{key}", f"{getattr(cfg.data, key)} is for dataset folder, this is {cfg.data.dataset}")
 
 
 def _training(cfg: Config) -> None:

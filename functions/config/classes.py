@@ -1,31 +1,110 @@
-"""Choosing classes on the command line, and naming what was chosen. Torch-free."""
+"""Choosing classes on the command line, by number or by name, and naming what was chosen. Torch-free.
+
+A class is called by its number, by its name, or, where a number is also another class's name, by `number:3` or
+`name:3`. Classes are given as their names, or as how many there are.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Sequence
 
-from functions.errors import InputError
+from functions.errors import InputError, nearest, shown
+
+Classes = int | Sequence[str]  # their number, or their names
+Label = int | str | list[int | str]
 
 
-def parse_classes(text: str | None, n_classes: int, flag: str = "--classes_to_generate") -> list[int]:
-    """`1,2,3` -> those, `x0,x1` -> all but those, None -> all; ascending. Raises InputError for anything else."""
+def labels(text: str) -> Label:
+    """`3` -> 3, `cat` -> "cat", `0,cat` -> [0, "cat"]: as a flag gives them."""
+    found = [int(part) if re.fullmatch("-?[0-9]{1,9}", part) else part for part in map(str.strip, text.split(","))]
+    if "" in found:
+        raise argparse.ArgumentTypeError(f"got {shown(text)}; wanted a class, or several with commas between them")
+    return found[0] if len(found) == 1 else found
+
+
+def class_numbers(label: Label, classes: Classes, name: str, source: str) -> int | list[int]:
+    """The numbers of the classes that `label` calls, ascending; of one class its number itself.
+
+    `name` is the data set's. Raises InputError for what is no class, and for what may be two.
+    """
+    found = sorted({_number(word, classes, name, source) for word in (label if isinstance(label, list) else [label])})
+    return found[0] if len(found) == 1 else found
+
+
+def _number(word: int | str, classes: Classes, name: str, source: str) -> int:
+    found, n = _meant(str(word), classes), _count(classes)
+    if len(found) > 1:
+        raise InputError(f"{source}: {word} is {_both(str(word), classes)}")
+    if not found:
+        hint = nearest(str(word), [] if isinstance(classes, int) else classes)
+        raise InputError(f"{source}: {word} is not a class of {name}, which has {n} classes (0..{n - 1}){hint}")
+    return found.pop()
+
+
+def parse_classes(text: str | None, classes: Classes, flag: str = "--classes_to_generate") -> list[int]:
+    """`1,2,cat` -> those, `x0,xcat` -> all but those, None -> all; ascending. Raises InputError for anything else."""
+    n = _count(classes)
     if text is None:
-        return list(range(n_classes))
-    source, parts = f"{flag} {text}", [part.strip() for part in text.split(",")]
-    excluding = {part.startswith("x") for part in parts}
-    if len(excluding) > 1 or not all(re.fullmatch("x?[0-9]+", part) for part in parts):
-        raise InputError(f"{source}: wanted classes (1,2,3) or classes to leave out (x0,x1)")
-    for part in parts:
-        digits = part.removeprefix("x")
-        if int(digits) >= n_classes or digits != str(int(digits)):
-            split = ",".join(part[: -len(digits)] + d for d in digits)
-            hint = f" (did you mean {split}?)" if len(set(digits)) == len(digits) > 1 else ""
-            raise InputError(f"{source}: no class {digits}, there are 0 to {n_classes - 1}{hint}")
-    named = {int(part.removeprefix("x")) for part in parts}
-    classes = sorted(set(range(n_classes)) - named if excluding == {True} else named)
-    if not classes:
+        return list(range(n))
+    source, chosen, out = f"{flag} {text}", set(), set()
+    for part in map(str.strip, text.split(",")):
+        wanted, unwanted = _meant(part, classes), _meant(part[1:], classes) if part.startswith("x") else set()
+        if len(wanted) > 1 or len(unwanted) > 1:
+            raise InputError(f"{source}: {part} is {_both(part if wanted else part[1:], classes)}")
+        if wanted and unwanted:
+            raise InputError(f"{source}: {part} is a class, and leaves out {part[1:]}; wanted name:{part}, or a number")
+        if not wanted and not unwanted:
+            raise InputError(f"{source}: {_unknown(part, classes)}")
+        chosen |= wanted
+        out |= unwanted
+    if chosen and out:
+        raise InputError(f"{source}: wanted classes (1,2,3) or classes to leave out (x0,x1), not both")
+    if not (found := sorted(chosen or set(range(n)) - out)):
         raise InputError(f"{source}: leaves no class")
-    return classes
+    return found
+
+
+def leaves_out(text: str, classes: Classes) -> bool:
+    """Whether a list that `parse_classes` takes names the classes to leave out."""
+    return not any(_meant(part.strip(), classes) for part in text.split(","))
+
+
+def _meant(word: str, classes: Classes) -> set[int]:
+    """The classes that a word may mean, by number and by name."""
+    n, names = _count(classes), () if isinstance(classes, int) else tuple(classes)
+    by, colon, rest = word.partition(":")
+    only = by if colon and by in ("number", "name") and word not in names else None
+    word = rest if only else word
+    found = {names.index(word)} if only != "number" and word in names else set()
+    if only != "name" and re.fullmatch("0|[1-9][0-9]{0,8}", word) and int(word) < n:
+        found.add(int(word))
+    return found
+
+
+def _both(word: str, classes: Sequence[str]) -> str:
+    number = int(word)
+    return (
+        f"the number of class {classes[number]!r} and the name of class {classes.index(word)}; "
+        f"write number:{word} or name:{word}"
+    )
+
+
+def _unknown(part: str, classes: Classes) -> str:
+    """What is wrong with a part of a list of classes."""
+    n = _count(classes)
+    if not re.fullmatch("x?[0-9]+", part):
+        hint = nearest(part, [] if isinstance(classes, int) else classes)
+        return f"wanted classes (1,2,3, or their names) or classes to leave out (x0,x1){hint}"
+    digits = part.removeprefix("x")
+    split = ",".join(part[: -len(digits)] + d for d in digits)
+    hint = f" (did you mean {split}?)" if len(set(digits)) == len(digits) > 1 else ""
+    return f"no class {digits}, there are 0 to {n - 1}{hint}"
+
+
+def _count(classes: Classes) -> int:
+    return classes if isinstance(classes, int) else len(classes)
 
 
 def classes_suffix(classes: list[int], n_classes: int) -> str:

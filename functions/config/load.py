@@ -27,6 +27,7 @@ from functions.errors import InputError, nearest, shown
 FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of its own
 # Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
 LATER = {
+    ("data", "test_fraction"): None,
     ("optim", "cosine_per"): "step",
     ("unlearn", "adaga_floor"): 1e-8,
     ("unlearn", "drop_labels"): False,

@@ -24,6 +24,8 @@ FLAGS = {
     "forget_idx": "forget.index_file",
     "dataset": "data.dataset",
     "data_path": "data.path",
+    "image_size": "data.image_size",
+    "test_fraction": "data.test_fraction",
     "arch": "model",
     "save_dir": "save_dir",
     "epochs": "training.epochs",

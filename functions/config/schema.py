@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
+from pydantic_core import PydanticCustomError
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
 from functions.config.section import (
@@ -34,7 +36,9 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torc
 class Data(Section):
     dataset: Literal[DATASETS]
     path: Place = "data"  # where torchvision data sets are downloaded, or the folder of `dataset: folder`
-    image_size: Side | None = None  # resize to this; None keeps the data set's own size
+    # resize to this; None keeps the data set's own size; auto (folder only) chooses one where they differ or are large
+    image_size: Side | Literal["auto"] | None = None
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None  # of a `folder` that has no test part
     flip: bool = False  # random horizontal flips, drawn afresh for every batch
     frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
     crop: int = Field(0, ge=0, le=1024)  # random crops after padding by this many pixels
@@ -139,10 +143,20 @@ class Training(Section):
 class Forget(Section):
     """What to forget: a class, a number or share of all images or of one class, or the images of an index file."""
 
-    label: int | None = Field(None, ge=0, le=10**9)
+    label: int | str | list[int | str] | None = None  # a class by number or name, or several
     count: Positive | None = None
     fraction: float | None = Field(None, gt=0, le=1)
     index_file: Place | None = None  # a JSON list of indices into the training images, or .npy
+
+    @field_validator("label", mode="wrap")
+    @classmethod
+    def _label(cls, value: object, read: Callable) -> object:
+        """One message for all that is no class, in place of one for each member of the union."""
+        words = value if isinstance(value, list) else [value]
+        fine = all((type(w) is int and 0 <= w <= 10**9) or (isinstance(w, str) and w) for w in words) and words
+        if value is None or fine:
+            return read(value)
+        raise PydanticCustomError("class", "Input should be the number of a class, its name, or a list of them")
 
 
 class Seeds(Section):

@@ -69,7 +69,7 @@ def judge(
         logits[part] = logits_of(run, images, print_of_images, build, ordered, batch_size, device)
         labels[part] = images.labels.cpu()
     held_out = [of["test"] if "test" in parts else of["train"][run.indices["val"]] for of in (logits, labels)]
-    numbers = forgetting_numbers(logits["train"], labels["train"], run.indices, *held_out, run.forgotten_class)
+    numbers = forgetting_numbers(logits["train"], labels["train"], run.indices, *held_out, run.forgotten_classes)
     forget = logits["train"][run.indices["forget"]]
     return Judged(numbers | {"RTE": run.minutes}, forget, {part: of[1] for part, of in parts.items()})
 

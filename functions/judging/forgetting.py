@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,23 +44,23 @@ def forgetting_numbers(
     indices: dict[str, Tensor],
     test: Tensor,
     test_labels: Tensor,
-    forgotten_class: int | None = None,
+    forgotten: Sequence[int] = (),
 ) -> dict:
     """Accuracies and membership inference of one model.
 
     `train` logits of the whole training part, `indices` into it: `remain`, `forget`, `val`. `test` logits of what
-    stands for the test set. `forgotten_class` in class forgetting, else None: then TA, the validation accuracy and
-    both attacks are over the kept classes, and `TA_forgotten` is the test accuracy of the forgotten one.
+    stands for the test set. `forgotten` in class forgetting, else none: then TA, the validation accuracy and both
+    attacks are over the kept classes, and `TA_forgotten` is the test accuracy of the forgotten ones.
     Percent: UA = 100 - FA, RA, FA, TA, TA_forgotten, val, and MIA = 100 SVC-MIA confidence. Fractions:
     `SVC_MIA_forget_efficacy` (called non-member) and `entropy_lr_mia` (called member). `interval`: 95 %, Wilson.
     """
     part = lambda key: (train[indices[key]], train_labels[indices[key]])
     remain, forget, val, held_out = part("remain"), part("forget"), part("val"), (test, test_labels)
     of_forgotten = None
-    if forgotten_class is not None:
-        of_forgotten = accuracy(*_where(held_out, test_labels == forgotten_class))
-        held_out = _where(held_out, test_labels != forgotten_class)
-        val = _where(val, val[1] != forgotten_class)
+    if forgotten:
+        gone = torch.tensor(forgotten)
+        of_forgotten = accuracy(*_where(held_out, torch.isin(test_labels, gone)))
+        held_out, val = (_where(judged, ~torch.isin(judged[1], gone)) for judged in (held_out, val))
     sets = {"retain": remain, "forget": forget, "val": val, "test": held_out}
     for key in ("retain", "forget", "test"):
         if not len(sets[key][1]):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from functions.config.selection import classes_of
 from functions.errors import InputError
 from functions.progress import Progress
 from functions.records import check_record
@@ -35,11 +36,11 @@ class ClassifierRun(NamedTuple):
     minutes: float | None  # RTE: of unlearning, mask or Fisher included; None of a model that forgot nothing
 
     @property
-    def forgotten_class(self) -> int | None:
-        """The class that was forgotten whole, if one was."""
+    def forgotten_classes(self) -> list[int]:
+        """The classes that were forgotten whole."""
         forget = self.meta.get("forget") or {}
         part = any(forget.get(key) is not None for key in ("count", "fraction", "index_file"))
-        return None if part else forget.get("label")
+        return [] if part else classes_of(forget.get("label"))
 
 
 def read_run(path: Path | str, weights: str = "auto") -> ClassifierRun:

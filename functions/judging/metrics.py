@@ -275,24 +275,27 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def forgetting(logits: Tensor, label: int, seed: int = 0) -> dict:
-    """The numbers of the forgotten class from samples asked for as class `label`: logits (N,K).
+def forgetting(logits: Tensor, label: int | Tensor, seed: int = 0) -> dict:
+    """The numbers of the forgotten class from logits (N,K) of samples asked for as `label`, one or each its own (N,).
 
     `accuracy` is the share with argmax = label (the published FA), `ua` = 1 - accuracy, `prob` the mean p(label),
     `entropy` in nats, `confusion` the count of each argmax. 95 % intervals: Wilson for shares, bootstrap for means.
     """
     _require(len(logits), 1, "a classifier evaluation")
     n, n_classes = logits.shape
-    if not 0 <= label < n_classes:
-        raise InputError(f"class {label}: the classifier knows 0 to {n_classes - 1} (--label_of_forgotten_class)")
-    confusion = torch.bincount(logits.argmax(1), minlength=n_classes).tolist()
-    prob, h = logits.double().softmax(1)[:, label], entropy(logits)
-    low, high = wilson(confusion[label], n)
+    asked = torch.full((n,), label, device=logits.device) if isinstance(label, int) else label.to(logits.device)
+    classes = asked.unique().tolist()
+    if unknown := [c for c in classes if not 0 <= c < n_classes]:
+        raise InputError(f"class {unknown[0]}: the classifier knows 0 to {n_classes - 1} (--label_of_forgotten_class)")
+    answers = logits.argmax(1)
+    confusion, right = torch.bincount(answers, minlength=n_classes).tolist(), int((answers == asked).sum())
+    prob, h = logits.double().softmax(1).gather(1, asked[:, None])[:, 0], entropy(logits)
+    low, high = wilson(right, n)
     return {
-        "class": label,
+        "class": classes[0] if len(classes) == 1 else classes,
         "n": n,
-        "accuracy": confusion[label] / n,
-        "ua": 1 - confusion[label] / n,
+        "accuracy": right / n,
+        "ua": 1 - right / n,
         "prob": prob.mean().item(),
         "entropy": h.mean().item(),
         "confusion": confusion,

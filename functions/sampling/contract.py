@@ -82,6 +82,7 @@ def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, cla
         "step": meta["step"],
         "dataset": meta["data"]["dataset"],
         "classes": classes,
+        "names": meta["data"].get("classes"),  # of all, by number; older checkpoints lack them
         "version": version(),
     }
     return contract(protocol, record)

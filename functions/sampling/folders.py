@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from functions import pictures
 from functions.arrays import read_npz
-from functions.config.classes import parse_classes
+from functions.config.classes import leaves_out, parse_classes
 from functions.errors import InputError
 from functions.files import natural
 
@@ -57,17 +57,19 @@ class SampleSet:
         for images in _decoded(self.paths, batch_size, read, n_workers or _n_cpus()):
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
-    def only(self, text: str) -> SampleSet:
-        """The images of the classes that `text` names (`1,2`) or all but those it names (`x0`).
+    def only(self, text: str, names: Sequence[str] | None = None) -> SampleSet:
+        """The images of the classes that `text` names (`1,2`, or by `names`) or all but those it names (`x0`).
 
         Raises InputError where nothing is left, a named class is not there, or images lie outside class folders.
         """
         if bool((self.labels == UNKNOWN).any()):
             raise InputError(f"{self.source}: has no class for every image, so --classes {text} cannot choose")
-        chosen = parse_classes(text, int(self.labels.max()) + 1, "--classes")
+        n = int(self.labels.max()) + 1
+        classes = names if names and len(names) >= n else n
+        chosen = parse_classes(text, classes, "--classes")
         keep = torch.isin(self.labels, torch.tensor(chosen)).nonzero().flatten()
         absent = sorted(set(chosen) - set(self.labels.tolist()))
-        if absent and (len(keep) == 0 or not text.startswith("x")):
+        if absent and (len(keep) == 0 or not leaves_out(text, classes)):
             raise InputError(f"{self.source}: no images of class {absent[0]} (--classes {text})")
         array = None if self.array is None else self.array[keep]
         return replace(

@@ -98,7 +98,7 @@ class DataSet(Record):
 
 class DataSection(Record):
     path: str = "data"
-    image_size: Side | None = None
+    image_size: Side | Literal["auto"] | None = None
     n_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from functions.config.selection import label_name
 from functions.errors import InputError
 from functions.records import Amount, Count, Record
 
@@ -105,7 +106,8 @@ def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "m
         raise InputError(f"{what} {path}: made for {made['dataset']}, this run uses {asked['dataset']} (data.dataset)")
     if made["label"] != asked["label"] and _whole_class(made) and _whole_class(asked):
         raise InputError(
-            f"{what} {path}: made for class {made['label']}, this run forgets class {asked['label']} "
+            f"{what} {path}: made for class {label_name(made['label'])}, this run forgets class "
+            f"{label_name(asked['label'])} "
             "(--label_to_forget)"
         )
     if found["checkpoint"] != wanted["checkpoint"]:
@@ -121,13 +123,13 @@ def check_provenance(found: dict, wanted: dict, path: Path | str, what: str = "m
 
 
 def _whole_class(forget: dict) -> bool:
-    return _selection(forget)[0] == str(forget["label"])
+    return _selection(forget)[0] == label_name(forget["label"])
 
 
 def _selection(forget: dict) -> tuple[str, object]:
     """(name, label) of a forget set, its name the class where the file is older than names."""
     name = forget.get("name")
-    return str(forget["label"]) if name is None else name, forget["label"]
+    return label_name(forget["label"]) if name is None else name, forget["label"]
 
 
 def _differ(made: dict, asked: dict, key: str) -> bool:

@@ -27,7 +27,7 @@ class BoundaryShrink(Runner):
         with torch.no_grad():
             crossed = (draw.x + self.cfg.unlearn.eps * gradient.sign()).clamp(0, 1)
             logits = self.task.predict(self.original, draw._replace(x=crossed))
-            return logits.scatter(1, draw.c[:, None], -torch.inf).argmax(1)
+            return logits.masked_fill(self.task.barred(draw.c), -torch.inf).argmax(1)
 
     def step(self, k):
         draw = self.task.draw(*next(self.forget))

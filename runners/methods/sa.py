@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from functions.config.selection import classes_of
 from functions.files import sha256_file, unchanged
 from functions.storage.artifacts import load_fisher, read_provenance
 from functions.storage.cost import total
@@ -30,7 +31,7 @@ class SelectiveAmnesia(Runner):
         self.meta = {**self.meta, "fisher": digest, "prepared": total(costs) if costs else None}
         self.anchor = Anchor(self.params, [fisher[n] for n in self.names])
         if s.replay == "samples":
-            classes = set(range(self.task.n_conditions)) - {self.cfg.forget.label}
+            classes = set(range(self.task.n_conditions)) - set(classes_of(self.cfg.forget.label))
             replay = own_samples(self.cfg, materials, classes)
             self.meta["replay"] = fingerprint(replay)
             self.remain = self.stream(replay, torch.arange(len(replay)), "replay")

@@ -88,7 +88,7 @@ def noisy_labels(images):
 def runs(nets, split, monkeypatch):
     """Run folders of both, and data whose labels are those that they learned."""
     load = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda *args: noisy_labels(load(*args)))
+    monkeypatch.setattr(datasets, "load", lambda *args, **more: noisy_labels(load(*args, **more)))
     forget = {"label": None, "count": N_FORGET, "fraction": None, "index_file": None}
     trained = torch.cat([split["remain"], split["forget"]]).sort().values
     original = save_run(Path("original"), nets["original"], "pretrain", {"remain": trained, "val": split["val"]})
@@ -186,7 +186,7 @@ def test_logits_are_made_once_and_again_where_damaged(runs, monkeypatch, capsys)
     evaluate.main(argv(runs, "unlearned"))
     assert len(passes) == 4
     load = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda *args: shifted(load(*args)))
+    monkeypatch.setattr(datasets, "load", lambda *args, **more: shifted(load(*args, **more)))
     evaluate.main(argv(runs, "unlearned", retrain=False))
     assert len(passes) == 6
 
@@ -207,9 +207,9 @@ def test_without_a_retrained_model_no_target_is_claimed(runs, capsys):
 def test_on_val_never_looks_at_the_test_part(runs, split, monkeypatch, capsys):
     load = datasets.load
 
-    def no_test(name, path="data", part="train", *more):
+    def no_test(name, path="data", part="train", *more, **options):
         assert part == "train"
-        return load(name, path, part, *more)
+        return load(name, path, part, *more, **options)
 
     monkeypatch.setattr(datasets, "load", no_test)
     found = section(evaluate.main(argv(runs, "unlearned", more=["--on", "val"]))[0], "classification_val")

@@ -240,7 +240,7 @@ def test_classifier_evaluation_prints_the_published_lines_and_saves_the_numbers(
 @pytest.mark.parametrize(
     "path, label, message",
     [
-        ("F/0", "10", "digits has classes 0 to 9"),
+        ("F/0", "10", r"10 is not a class of digits, which has 10 classes \(0\.\.9\)"),
         ("F/0", "3", "F/0: holds class 0, --label_of_forgotten_class says 3"),
         ("absent", "0", "absent: no such folder"),
         ("large", "0", r"large: images of 9x9 pixels, the classifier was trained on 8x8"),
@@ -305,5 +305,5 @@ def test_a_folder_that_holds_something_else_is_refused():
     os.remove("ref/reference.json")
     with pytest.raises(InputError, match=r"ref: holds pictures but no reference\.json"):
         save_base_dataset.main([*flags, "0"])
-    with pytest.raises(InputError, match="digits has classes 0 to 9"):
+    with pytest.raises(InputError, match=r"10 is not a class of digits, which has 10 classes \(0\.\.9\)"):
         save_base_dataset.main(["--dataset", "digits", "--label_to_forget", "10"])

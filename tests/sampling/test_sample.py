@@ -108,6 +108,7 @@ def test_sample_classes_collects_classes_in_one_folder():
         "step": 1,
         "dataset": "digits",
         "classes": [0, 2, 4],
+        "names": list("0123456789"),
     }
 
 
