@@ -105,6 +105,7 @@ def test_thirds_of_the_candidates_are_left_out_and_forgotten(script, fake, capsy
         f"data.indices={files}_train.json",
         "--set",
         "data.val_fraction=0",
+        *script.UNSEEN,
         "--save_dir",
         run,
     ]
@@ -121,6 +122,7 @@ def test_thirds_of_the_candidates_are_left_out_and_forgotten(script, fake, capsy
         f"{files}_forget.json",
         "--lr",
         "0.5",
+        *script.UNSEEN,
         "--save_dir",
         f"out/runs/ga_00{i}",
     ]

@@ -76,7 +76,7 @@ def a_pickle(path):
 
 
 def a_list(path):
-    save_list(path, {"raw": {"w": torch.rand(10_000)}}, {}, 1)
+    save_list(path, {"raw": {"w": torch.rand(10_000)}}, {"state": {}}, 1)
 
 
 def some_bytes(path):
