@@ -86,12 +86,24 @@ def distances(found: Judged, target: Judged | None) -> dict:
     return {**divergences(target.forget, found.forget), "average_gap": gap, "retrained": same}
 
 
+def attacks(found: Judged) -> dict[str, str]:
+    """What the contract says of each attack: the sets of SVC-MIA are cut to one size, whichever is larger."""
+    balanced = found.numbers["n"]["test"] > found.numbers["n"]["retain"]
+    return ATTACKS | ({"SVC_MIA_forget_efficacy": membership.SVC_MIA_BALANCED} if balanced else {})
+
+
 def write_classification(
     path: Path, run: ClassifierRun, found: Judged, on: str, weights: str, retrain: str | None
 ) -> None:
     """Section "classification", or "classification_val", of the metrics.json at `path`; the others stay."""
     data = run.meta["data"]
-    protocol = {"dataset": data["dataset"], "shape": data["shape"], "on": on, "weights": weights, "attacks": ATTACKS}
+    protocol = {
+        "dataset": data["dataset"],
+        "shape": data["shape"],
+        "on": on,
+        "weights": weights,
+        "attacks": attacks(found),
+    }
     record = {
         "run": str(run.path),
         "weights": run.kind,
@@ -119,6 +131,11 @@ def explanation(found: dict[str, dict], target: dict | None, on: str) -> list[st
         "confidence",
         wrong_target=1,
     )
+    lines += [
+        f"  {path}: the test set outnumbers the remain set: {n['retain']} of its {n['test']} images, drawn with seed 0"
+        for path, n in ((path, numbers["n"]) for path, numbers in found.items())
+        if n["test"] > n["retain"]
+    ]
     lines += _attack(
         "Entropy-LR MIA, the opposite direction: share of forgotten images called member",
         entropy,

@@ -32,6 +32,11 @@ SVC_MIA = (
     "SVC(C=3, gamma=auto, kernel=rbf) per feature; members: the first |D_test| of D_r in index order, "
     "non-members: D_test; score: share of D_f called non-member; features rounded to 2^-24"
 )
+# where the test set outnumbers the remain set
+SVC_MIA_BALANCED = (
+    "SVC(C=3, gamma=auto, kernel=rbf) per feature; members: all of D_r, non-members: |D_r| of D_test drawn with seed "
+    "0; score: share of D_f called non-member; features rounded to 2^-24"
+)
 ENTROPY_LR = (
     "LogisticRegression(class_weight=balanced) on entropy; members: all of D_r, non-members: D_test; "
     "score: share of D_f called member"
@@ -113,19 +118,18 @@ def svc_mia(members: Judged, nonmembers: Judged, forget: Judged) -> dict[str, fl
     """Share of the forget set that an SVC calls non-member, in [0, 1], by feature of `FEATURES`.
 
     `members`: the remain set in index order; its first |nonmembers| are the members (label 1), the cut is made here.
-    `nonmembers`: the test set (label 0). One `SVC(C=3, gamma="auto", kernel="rbf")` per feature. The target is the
-    retrained model's value, not 1. Raises InputError where a set is empty or fewer remain than are to be set against.
+    `nonmembers`: the test set (label 0); where it outnumbers the remain set, as many of it as remain, drawn once.
+    One `SVC(C=3, gamma="auto", kernel="rbf")` per feature. The target is the retrained model's value, not 1.
+    Raises InputError where a set is empty.
     Source: Jia et al. 2023, arXiv 2304.04934; Fan et al. 2024, arXiv 2310.12508.
     """
-    n = len(nonmembers[1])
-    require(n, "test set")
-    require(len(forget[1]), "forget set")
-    if len(members[1]) < n:
-        raise InputError(
-            f"SVC-MIA: the remain set has {len(members[1])} images, the test set {n}: "
-            "it sets the first |D_test| of D_r against D_test"
-        )
+    for judged, name in ((members, "remain set"), (nonmembers, "test set"), (forget, "forget set")):
+        require(len(judged[1]), name)
+    n = min(len(members[1]), len(nonmembers[1]))
     members = (members[0][:n], members[1][:n])
+    if n < len(nonmembers[1]):
+        drawn = torch.randperm(len(nonmembers[1]), generator=keyed_generator(0, "svc-mia"))[:n].sort().values
+        nonmembers = (nonmembers[0][drawn], nonmembers[1][drawn])
     scores = {}
     for name in each(FEATURES, "SVC-MIA", len(FEATURES), "features"):
         called = svc_calls(*(svc_feature(name, *part) for part in (members, nonmembers, forget)))
