@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     import models
     from functions.judging import metrics
-    from functions.judging.contract import check_reference, reference_rule
+    from functions.judging.contract import check_reference, reference_rule, require_same_data
     from functions.judging.features import of_both
     from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
     from functions.judging.moments import open_reference, usable
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         made = read_generation(args.samples)
         samples = samples.only(args.classes, made and made["record"].get("names"))
     check_complete(args.samples, samples.labels.tolist(), args.classes is not None)
+    require_same_data(args.samples, args.reference)
     check_reference(args.reference, len(reference) if reference else 0)
     if reference and same_images(samples, reference):
         raise InputError(f"{args.samples}: the samples and the reference are the same images; wanted SAMPLES REFERENCE")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from functions.errors import InputError
 from functions.files import sha256_bytes, write_atomic, write_json
 from functions.finite import check_finite
+from functions.judging.contract import other_data
 from functions.judging.features import Features
 from functions.records import Amount, Count, Record, Sha, read_record
 from functions.storage.checkpoint import load_into
@@ -116,10 +117,10 @@ def classifier_protocol(record: dict) -> dict:
 def require_data(record: dict, made: dict | None, source: Path | str) -> None:
     """Raises InputError where `made`, the contract of samples, names another data set than the classifier's.
 
-    `folder` is the name of anybody's pictures and says nothing; samples without a contract say nothing either.
+    Samples without a contract say nothing.
     """
-    drawn = made and made["record"].get("dataset")
-    if drawn and drawn != record["dataset"] and "folder" not in (drawn, record["dataset"]):
+    drawn = made["record"].get("dataset") if made else None
+    if other_data(drawn, record["dataset"]):
         raise InputError(
             f"{source}: drawn by a model of {drawn}, and the classifier knows the classes of {record['dataset']} "
             "(--classifier)"

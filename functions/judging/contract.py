@@ -7,6 +7,7 @@ from pathlib import Path
 
 from functions.errors import InputError
 from functions.records import Count, Record
+from functions.sampling.contract import read_generation
 from functions.storage.contract import Contract, contract, read_contract
 
 REFERENCE = "reference.json"  # written by save_base_dataset.py beside its images
@@ -17,7 +18,12 @@ class LeftOut(Record):
     n: Count
 
 
+class Held(Record):
+    dataset: str | None = None
+
+
 class Reference(Contract):
+    protocol: Held
     record: LeftOut
 
 
@@ -46,6 +52,21 @@ def check_reference(reference: Path | str, n: int) -> None:
             f"{reference}: {n} images, {REFERENCE} says {wanted}: still being written, stopped or altered; the command "
             "of save_base_dataset.py again writes what is missing"
         )
+
+
+def other_data(one: str | None, other: str | None) -> bool:
+    """Whether both names are known and of different data sets. `folder`, anybody's pictures, says nothing."""
+    return None not in (one, other) and one != other and "folder" not in (one, other)
+
+
+def require_same_data(samples: Path | str, reference: Path | str) -> None:
+    """Raises InputError where samples.json and reference.json name different data sets; without one, nobody can say."""
+    made, path = read_generation(samples), Path(reference) / REFERENCE
+    if made is None or not path.is_file():
+        return
+    drawn, held = made["record"].get("dataset"), read_reference(path)["protocol"].get("dataset")
+    if other_data(drawn, held):
+        raise InputError(f"{samples}: drawn by a model of {drawn}, and {reference} holds images of {held}")
 
 
 def join(generation: dict | None, protocol: dict, record: dict) -> dict:
