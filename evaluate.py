@@ -17,12 +17,13 @@ EPILOG = """columns:
   TA forgotten        class forgetting: test accuracy of the forgotten class; TA, val and attacks are over the others
   SVC-MIA, LR-MIA     share of forgotten images called NON-member by an SVC on confidence, MEMBER by a logistic
                       regression on entropy: for both, the retrained model's value is the target
+                      (where more test than remain images are there, the SVC sees a recorded draw of as many)
   KL, JS              on the forget set, from the retrained model to this one, in nats
   avg. gap            mean distance of UA, RA, TA and SVC-MIA to the retrained model's, in percentage points
   RTE                 minutes of unlearning, mask or Fisher included
 
 One forward pass over each part of the data, kept in RUN/logits. The numbers go to section "classification" of
-RUN/metrics.json (with --on val: "classification_val")."""
+RUN/metrics.json (with --on val: "classification_val"). Numbers of no images are blank, a note says why."""
 
 COLUMNS = [
     tables.Column("UA", "UA %", 2),
@@ -138,7 +139,8 @@ def destination(out: str | None, run) -> Path:
 
 def row(run, numbers: dict) -> tables.Row:
     """A row of the table; what does not exist is blank."""
-    shown = {**numbers, "entropy_lr": 100 * numbers["entropy_lr_mia"]}
+    entropy_lr = numbers["entropy_lr_mia"]
+    shown = {**numbers, "entropy_lr": None if entropy_lr is None else 100 * entropy_lr}
     values = {c.key: [] if shown[c.key] is None else [shown[c.key]] for c in COLUMNS}
     return tables.Row((run.meta["mode"], str(run.path)), values)
 

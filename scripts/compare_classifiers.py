@@ -208,7 +208,9 @@ class Pieces:
         found, meta = read_section(numbers, section), Snapshot.open(run).meta
         keys = ("UA", "RA", "TA", "TA_forgotten", "MIA", "average_gap", "JS")
         row = {key: found[key] for key in keys if found[key] is not None}
-        row |= {f"gap_{key}": abs(found[key] - found["retrained"][key]) for key in ("UA", "RA", "TA", "MIA")}
+        row |= {
+            f"gap_{key}": abs(found[key] - found["retrained"][key]) for key in ("UA", "RA", "TA", "MIA") if key in row
+        }
         if meta["mode"] != "pretrain":
             spent = [meta["cost"], *([meta["prepared"]] if meta.get("prepared") else [])]
             row["seconds"] = sum(s["seconds"] for s in spent)

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from functions.errors import InputError
 from functions.files import version
 from functions.judging import membership
-from functions.judging.forgetting import GAPS, average_gap, divergences, forgetting_numbers
+from functions.judging.forgetting import GAPS, average_gap, divergences, forgetting_numbers, gaps
 from functions.judging.logits import ClassifierRun, logits_of, read_run, require_same_forgetting
 from functions.judging.metrics_file import replace_section
 from functions.storage.contract import contract
-
-ATTACKS = {"SVC_MIA_forget_efficacy": membership.SVC_MIA, "entropy_lr_mia": membership.ENTROPY_LR}
 
 
 class Judged(NamedTuple):
@@ -44,8 +42,8 @@ def comparable_runs(
         raise InputError(f"{retrain}: a run of mode {reference.meta['mode']}, wanted a retrained model (--retrain)")
     for path, run in runs.items():
         if reference:
-            runs[path] = require_same_forgetting(run, reference)
-        elif "forget" not in run.indices:
+            runs[path] = run = require_same_forgetting(run, reference)
+        if not len(run.indices.get("forget", ())):
             raise InputError(f"{path}: forgot nothing; --retrain names the run whose forget set it is judged by")
         if on == "val" and not len(run.indices["val"]):
             raise InputError(f"{path}: set no validation images aside, --on val has nothing to judge by")
@@ -75,35 +73,41 @@ def judge(
 
 
 def distances(found: Judged, target: Judged | None) -> dict:
-    """KL, JS and average gap to the retrained model, and its own numbers; None without one."""
+    """KL, JS and average gap to the retrained model, its own numbers, and a note of what the gap lacks.
+
+    None without a retrained model.
+    """
     if target is None:
         return dict.fromkeys(("D_KL", "JS", "average_gap", "retrained"))
     if found.images != target.images:
         raise InputError("--retrain: was judged by other images than the runs; --data_path names one place for all")
     goal = target.numbers
     same = {key: goal[key] for key in (*GAPS, "SVC_MIA_forget_efficacy", "entropy_lr_mia")}
-    gap = average_gap(found.numbers, goal)
-    return {**divergences(target.forget, found.forget), "average_gap": gap, "retrained": same}
+    gap, over = average_gap(found.numbers, goal), gaps(found.numbers)
+    lacks = [f"avg. gap: of {', '.join(over)} alone"] if len(over) < len(GAPS) else []
+    return {
+        **divergences(target.forget, found.forget),
+        "average_gap": gap,
+        "retrained": same,
+        "notes": found.numbers["notes"] + lacks,
+    }
 
 
-def attacks(found: Judged) -> dict[str, str]:
-    """What the contract says of each attack: the sets of SVC-MIA are cut to one size, whichever is larger."""
-    balanced = found.numbers["n"]["test"] > found.numbers["n"]["retain"]
-    return ATTACKS | ({"SVC_MIA_forget_efficacy": membership.SVC_MIA_BALANCED} if balanced else {})
+def attacks(n: dict[str, int]) -> tuple[dict[str, str], dict]:
+    """What the protocol says of each attack on sets of `n` images, and the record of the draw, where SVC-MIA drew."""
+    chosen = membership.drawn(n["retain"], n["test"])
+    svc = membership.SVC_MIA if chosen is None else membership.SVC_MIA_DRAWN
+    draw = None if chosen is None else {"seed": membership.DRAW_SEED, "n": len(chosen), "of": n["test"]}
+    rules = {"SVC_MIA_forget_efficacy": svc, "entropy_lr_mia": membership.ENTROPY_LR}
+    return rules, {"svc_nonmembers": draw} if draw else {}
 
 
 def write_classification(
     path: Path, run: ClassifierRun, found: Judged, on: str, weights: str, retrain: str | None
 ) -> None:
     """Section "classification", or "classification_val", of the metrics.json at `path`; the others stay."""
-    data = run.meta["data"]
-    protocol = {
-        "dataset": data["dataset"],
-        "shape": data["shape"],
-        "on": on,
-        "weights": weights,
-        "attacks": attacks(found),
-    }
+    data, (rules, draw) = run.meta["data"], attacks(found.numbers["n"])
+    protocol = {"dataset": data["dataset"], "shape": data["shape"], "on": on, "weights": weights, "attacks": rules}
     record = {
         "run": str(run.path),
         "weights": run.kind,
@@ -114,28 +118,31 @@ def write_classification(
         "n": found.numbers["n"],
         "scikit-learn": sklearn.__version__,
         "version": version(),
+        **draw,
     }
     name = "classification" if on == "test" else "classification_val"
     replace_section(path, name, {**found.numbers, "contract": contract(protocol, record)})
 
 
 def explanation(found: dict[str, dict], target: dict | None, on: str) -> list[str]:
-    """What the attacks' numbers mean, and all of them with the retrained model's, `target`, beside them."""
+    """What the attacks' numbers mean, all of them with the retrained model's, `target`, beside them, and the notes."""
     lines = ["Judged on the VALIDATION part in place of the test part."] if on == "val" else []
+    attacked = {path: numbers for path, numbers in found.items() if numbers["MIA"] is not None}
+    if attacked:
+        lines += _attacks(attacked, target)
+    return lines + [f"Note: {path}: {note}" for path, numbers in found.items() for note in numbers["notes"]]
+
+
+def _attacks(found: dict[str, dict], target: dict | None) -> list[str]:
     svc = {path: numbers["SVC_MIA_forget_efficacy"] for path, numbers in found.items()}
     entropy = {path: {"entropy-LR": numbers["entropy_lr_mia"]} for path, numbers in found.items()}
-    lines += _attack(
+    lines = _attack(
         "SVC-MIA: share of forgotten images called non-member",
         svc,
         target and target["SVC_MIA_forget_efficacy"],
         "confidence",
         wrong_target=1,
     )
-    lines += [
-        f"  {path}: the test set outnumbers the remain set: {n['retain']} of its {n['test']} images, drawn with seed 0"
-        for path, n in ((path, numbers["n"]) for path, numbers in found.items())
-        if n["test"] > n["retain"]
-    ]
     lines += _attack(
         "Entropy-LR MIA, the opposite direction: share of forgotten images called member",
         entropy,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.judging.membership import entropy_lr_mia, svc_mia
+from functions.judging import membership
 from functions.judging.metrics import wilson
 
 GAPS = ("UA", "RA", "TA", "MIA")
@@ -33,9 +33,18 @@ def divergences(p: Tensor, q: Tensor) -> dict[str, float]:
     return {"D_KL": max(kl(log_p, log_q), 0.0), "JS": min(max(js, 0.0), math.log(2))}  # rounding
 
 
-def average_gap(values: dict[str, float], retrained: dict[str, float]) -> float:
-    """Mean of |UA - UA_R|, |RA - RA_R|, |TA - TA_R|, |MIA - MIA_R|, all in percent, in percentage points."""
-    return sum(abs(values[key] - retrained[key]) for key in GAPS) / len(GAPS)
+def gaps(values: dict[str, float | None]) -> list[str]:
+    """Those of UA, RA, TA and MIA that exist."""
+    return [key for key in GAPS if values[key] is not None]
+
+
+def average_gap(values: dict[str, float | None], retrained: dict[str, float | None]) -> float:
+    """Mean of |UA - UA_R|, |RA - RA_R|, |TA - TA_R|, |MIA - MIA_R|, all in percent, in percentage points.
+
+    What does not exist, of no images, is left out for both; UA always exists.
+    """
+    keys = gaps(values)
+    return sum(abs(values[key] - retrained[key]) for key in keys) / len(keys)
 
 
 def forgetting_numbers(
@@ -53,6 +62,8 @@ def forgetting_numbers(
     attacks are over the kept classes, and `TA_forgotten` is the test accuracy of the forgotten ones.
     Percent: UA = 100 - FA, RA, FA, TA, TA_forgotten, val, and MIA = 100 SVC-MIA confidence. Fractions:
     `SVC_MIA_forget_efficacy` (called non-member) and `entropy_lr_mia` (called member). `interval`: 95 %, Wilson.
+    Numbers of no images are None; `notes` says why an attack is, and whom SVC-MIA drew where more test images than
+    remain images are there. Raises InputError where the forget set is empty.
     """
     part = lambda key: (train[indices[key]], train_labels[indices[key]])
     remain, forget, val, held_out = part("remain"), part("forget"), part("val"), (test, test_labels)
@@ -62,16 +73,16 @@ def forgetting_numbers(
         of_forgotten = accuracy(*_where(held_out, torch.isin(test_labels, gone)))
         held_out, val = (_where(judged, ~torch.isin(judged[1], gone)) for judged in (held_out, val))
     sets = {"retain": remain, "forget": forget, "val": val, "test": held_out}
-    for key in ("retain", "forget", "test"):
-        if not len(sets[key][1]):
-            raise InputError(f"the {key} set has no images to judge by")
+    if not len(forget[1]):
+        raise InputError("the forget set has no images to judge by")
     shares = {key: accuracy(*judged) for key, judged in sets.items()}
-    svc = svc_mia(remain, held_out, forget)
+    attacked = len(remain[1]) and len(held_out[1])
+    svc = membership.svc_mia(remain, held_out, forget) if attacked else None
     numbers = {
         "UA": 100 - shares["forget"],
         "RA": shares["retain"],
         "TA": shares["test"],
-        "MIA": 100 * svc["confidence"],
+        "MIA": 100 * svc["confidence"] if svc else None,
     }
     counts = {"UA": len(forget[1]), "RA": len(remain[1]), "TA": len(held_out[1]), "MIA": len(forget[1])}
     return {
@@ -82,13 +93,27 @@ def forgetting_numbers(
         "interval": {key: _interval(numbers[key], n) for key, n in counts.items()},
         "accuracy": shares,
         "SVC_MIA_forget_efficacy": svc,
-        "entropy_lr_mia": entropy_lr_mia(remain, held_out, forget),
+        "entropy_lr_mia": membership.entropy_lr_mia(remain, held_out, forget) if attacked else None,
         "n": {key: len(labels) for key, (_, labels) in sets.items()},
+        "notes": _notes(len(remain[1]), len(held_out[1])),
     }
 
 
-def _interval(percent: float, n: int) -> list[float]:
-    return [100 * bound for bound in wilson(round(percent * n / 100), n)]
+def _notes(n_remain: int, n_test: int) -> list[str]:
+    """What is to be known of the attacks: why there are none, or that SVC-MIA saw a part of the test set."""
+    if not (n_remain and n_test):
+        empty = "test set has no images of kept classes" if n_remain else "remain set has no images"
+        return [f"SVC-MIA and LR-MIA are blank: the {empty}"]
+    if membership.drawn(n_remain, n_test) is None:
+        return []
+    return [
+        f"SVC-MIA: the test set outnumbers the remain set, {n_remain} of {n_test} test images are set against "
+        f"{n_remain} remain images (seed {membership.DRAW_SEED}); LR-MIA weights all of both"
+    ]
+
+
+def _interval(percent: float | None, n: int) -> list[float] | None:
+    return None if percent is None else [100 * bound for bound in wilson(round(percent * n / 100), n)]
 
 
 def _where(judged: tuple[Tensor, Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:

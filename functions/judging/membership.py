@@ -26,17 +26,14 @@ BLOCK = 1 << 20  # numbers of one block of rows: 8 MB in float64
 RESOLUTION = 2.0**-24  # the step of float32 below 1, where published float32 probabilities saturate
 FEW = 32  # models per example and state below which U-LiRA pools variances
 RESAMPLES = 1000
+DRAW_SEED = 0  # of the non-members where the test set outnumbers the remain set
 
 # What a contract says of each attack; the version of scikit-learn stands beside it.
-SVC_MIA = (
-    "SVC(C=3, gamma=auto, kernel=rbf) per feature; members: the first |D_test| of D_r in index order, "
-    "non-members: D_test; score: share of D_f called non-member; features rounded to 2^-24"
+_SVC = (
+    "SVC(C=3, gamma=auto, kernel=rbf) per feature; {}; score: share of D_f called non-member; features rounded to 2^-24"
 )
-# where the test set outnumbers the remain set
-SVC_MIA_BALANCED = (
-    "SVC(C=3, gamma=auto, kernel=rbf) per feature; members: all of D_r, non-members: |D_r| of D_test drawn with seed "
-    "0; score: share of D_f called non-member; features rounded to 2^-24"
-)
+SVC_MIA = _SVC.format("members: the first |D_test| of D_r in index order, non-members: D_test")
+SVC_MIA_DRAWN = _SVC.format(f"members: all of D_r, non-members: |D_r| of D_test drawn with seed {DRAW_SEED}")
 ENTROPY_LR = (
     "LogisticRegression(class_weight=balanced) on entropy; members: all of D_r, non-members: D_test; "
     "score: share of D_f called member"
@@ -118,23 +115,33 @@ def svc_mia(members: Judged, nonmembers: Judged, forget: Judged) -> dict[str, fl
     """Share of the forget set that an SVC calls non-member, in [0, 1], by feature of `FEATURES`.
 
     `members`: the remain set in index order; its first |nonmembers| are the members (label 1), the cut is made here.
-    `nonmembers`: the test set (label 0); where it outnumbers the remain set, as many of it as remain, drawn once.
-    One `SVC(C=3, gamma="auto", kernel="rbf")` per feature. The target is the retrained model's value, not 1.
+    `nonmembers`: the test set (label 0), or where fewer remain as many of it as remain, `drawn`. One
+    `SVC(C=3, gamma="auto", kernel="rbf")` per feature. The target is the retrained model's value, not 1.
     Raises InputError where a set is empty.
     Source: Jia et al. 2023, arXiv 2304.04934; Fan et al. 2024, arXiv 2310.12508.
     """
-    for judged, name in ((members, "remain set"), (nonmembers, "test set"), (forget, "forget set")):
-        require(len(judged[1]), name)
-    n = min(len(members[1]), len(nonmembers[1]))
+    require_sets(members, nonmembers, forget)
+    n, chosen = len(nonmembers[1]), drawn(len(members[1]), len(nonmembers[1]))
     members = (members[0][:n], members[1][:n])
-    if n < len(nonmembers[1]):
-        drawn = torch.randperm(len(nonmembers[1]), generator=keyed_generator(0, "svc-mia"))[:n].sort().values
-        nonmembers = (nonmembers[0][drawn], nonmembers[1][drawn])
+    if chosen is not None:
+        nonmembers = (nonmembers[0][chosen], nonmembers[1][chosen])
     scores = {}
     for name in each(FEATURES, "SVC-MIA", len(FEATURES), "features"):
         called = svc_calls(*(svc_feature(name, *part) for part in (members, nonmembers, forget)))
         scores[name] = float(1 - called.mean())
     return scores
+
+
+def drawn(n_members: int, n_nonmembers: int) -> Tensor | None:
+    """Ascending indices of the n_members non-members of SVC-MIA where there are more; None where all take part.
+
+    An SVC without class weights leans to the larger side, so its sides are equal. The draw depends on the two numbers
+    and `DRAW_SEED` alone: the same for all models that are compared.
+    """
+    if not 0 < n_members < n_nonmembers:
+        return None
+    generator = keyed_generator(DRAW_SEED, "svc-mia")
+    return torch.randperm(n_nonmembers, generator=generator)[:n_members].sort().values
 
 
 def svc_feature(name: str, logits: Tensor, labels: Tensor) -> np.ndarray:
@@ -174,18 +181,18 @@ def entropy_lr_mia(members: Judged, nonmembers: Judged, forget: Judged) -> float
     """
     from sklearn.linear_model import LogisticRegression
 
-    for part, name in ((members, "remain set"), (nonmembers, "test set"), (forget, "forget set")):
-        require(len(part[1]), name)
+    require_sets(members, nonmembers, forget)
     known, unknown, asked = (entropy(*part).cpu().numpy()[:, None] for part in (members, nonmembers, forget))
     truth = np.repeat([1.0, 0.0], [len(known), len(unknown)])
     attack = LogisticRegression(class_weight="balanced").fit(np.concatenate([known, unknown]), truth)
     return float(attack.predict(asked).mean())
 
 
-def require(n: int, name: str) -> None:
+def require_sets(members: Judged, nonmembers: Judged, forget: Judged) -> None:
     """Raises InputError where a set has no images."""
-    if n == 0:
-        raise InputError(f"membership inference: the {name} has no images")
+    for part, name in ((members, "remain set"), (nonmembers, "test set"), (forget, "forget set")):
+        if not len(part[1]):
+            raise InputError(f"membership inference: the {name} has no images")
 
 
 # ---- U-LiRA, on many models

@@ -306,3 +306,88 @@ def test_weights_are_those_that_were_asked_for(runs, nets, split):
     assert found[0]["UA"] < 5 < found[1]["UA"] == found[2]["UA"]
     with pytest.raises(InputError, match="unlearned.*: has no ema weights"):
         evaluate.main(["unlearned", "--weights", "ema"])
+
+
+def small(nets, split, **parts):
+    """A retrained and an unlearned run whose parts of the data are these instead."""
+    parts, forget = {**split, **parts}, {"label": None, "count": len(parts.get("forget", split["forget"]))}
+    retrained = save_run(Path("small_retrained"), nets["retrained"], "retrain", parts, forget)
+    return {"retrained": retrained, "small": save_run(Path("small"), nets["original"], "salun", parts, forget)}
+
+
+@pytest.mark.parametrize("n_remain, n_forget", [(100, 200), (1, 1)])
+def test_a_test_set_that_outnumbers_the_remain_set(runs, nets, split, capsys, n_remain, n_forget):
+    """SVC-MIA against as many test images, by a draw that the contract tells; all other numbers are of everything."""
+    parts = {"remain": split["remain"][:n_remain], "forget": split["forget"][:n_forget]}
+    found, whole = (
+        section(evaluate.main(argv(which, name))[0])
+        for which, name in ((small(nets, split, **parts), "small"), (runs, "unlearned"))
+    )
+    n_test = whole["n"]["test"]
+    assert found["n"] == {"retain": n_remain, "forget": n_forget, "val": 300, "test": n_test}
+    assert all(
+        found[key] is not None for key in ("UA", "RA", "TA", "MIA", "entropy_lr_mia", "D_KL", "JS", "average_gap")
+    )
+    assert found["TA"] == whole["TA"] and found["val"] == whole["val"]
+    assert found["contract"]["record"]["svc_nonmembers"] == {"seed": 0, "n": n_remain, "of": n_test}
+    text = f"Note: small: SVC-MIA: the test set outnumbers the remain set, {n_remain} of {n_test} test images"
+    assert text in capsys.readouterr().out
+    # another attack is another protocol
+    assert "|D_r| of D_test drawn with seed 0" in found["contract"]["protocol"]["attacks"]["SVC_MIA_forget_efficacy"]
+    assert (
+        found["contract"]["hash"] != whole["contract"]["hash"] and "svc_nonmembers" not in whole["contract"]["record"]
+    )
+    assert whole["notes"] == []
+
+
+def test_the_protocol_is_what_it_was_where_enough_remain(runs):
+    found = section(evaluate.main(argv(runs, "unlearned"))[0])
+    assert found["contract"]["hash"] == "547f2ba9869baeb9"
+
+
+def test_numbers_of_no_images_are_blank_and_the_others_stand(runs, nets, split, capsys):
+    """A remain set of none: the gap is over what exists. A validation part of the forgotten class alone: the same."""
+    found = section(evaluate.main(argv(small(nets, split, remain=split["remain"][:0]), "small"))[0])
+    blank = ("RA", "MIA", "SVC_MIA_forget_efficacy", "entropy_lr_mia")
+    assert [found[key] for key in blank] == [None] * 4 and found["TA"] > 0 and found["D_KL"] > 0
+    goal = found["retrained"]
+    assert found["average_gap"] == pytest.approx(sum(abs(found[k] - goal[k]) for k in ("UA", "TA")) / 2)
+    assert "svc_nonmembers" not in found["contract"]["record"]
+    out = capsys.readouterr().out
+    assert "Note: small: SVC-MIA and LR-MIA are blank: the remain set has no images" in out
+    assert "Note: small: avg. gap: of UA, TA alone" in out and "called non-member;" not in out
+
+    labels = datasets.load("digits").labels
+    three = lambda part: split[part][labels[split[part]] == 3]
+    parts = {"forget": three("forget"), "remain": split["remain"], "val": three("val")}
+    run = save_run(Path("three"), nets["original"], "salun", parts, {"label": 3, "count": None, "fraction": None})
+    found = section(evaluate.main([str(run), "--on", "val"])[0], "classification_val")
+    assert found["TA"] is None and found["MIA"] is None and found["TA_forgotten"] is not None and found["RA"] > 90
+    assert "the test set has no images of kept classes" in capsys.readouterr().out
+
+
+def test_a_forget_set_of_none_is_refused_by_name(runs, nets, split):
+    both = small(nets, split, forget=split["forget"][:0])
+    for more in ([], ["--retrain", str(both["retrained"])]):
+        with pytest.raises(InputError, match="small.*: forgot nothing"):
+            evaluate.main([str(both["small"]), *more])
+
+
+def test_a_forgotten_class_without_test_images(runs, nets, split, monkeypatch):
+    """Its own test accuracy is blank, all else is there; and more are forgotten than remain."""
+    load, test_of = datasets.load, datasets.load("digits", "data", "test")
+    kept = torch.nonzero(test_of.labels != 3)[:, 0]
+    monkeypatch.setattr(
+        datasets, "load", lambda *a, **k: without(load(*a, **k), kept) if a[2] == "test" else load(*a, **k)
+    )
+    parts = {"forget": split["remain"], "remain": split["forget"]}
+    forget = {"label": 3, "count": None, "fraction": None}
+    found = section(evaluate.main([str(save_run(Path("run"), nets["original"], "salun", split | parts, forget))])[0])
+    assert found["TA_forgotten"] is None and found["n"]["test"] == len(kept)
+    assert all(found[key] is not None for key in ("UA", "RA", "TA", "MIA", "entropy_lr_mia"))
+
+
+def without(images, kept):
+    from dataclasses import replace
+
+    return replace(images, images=images.images[kept], labels=images.labels[kept])

@@ -128,6 +128,25 @@ def test_members_are_the_first_of_the_remain_set():
     assert membership.svc_mia(late, others, forget) == membership.svc_mia((z, y), others, forget)
 
 
+def test_more_nonmembers_than_members_are_drawn():
+    """As many as there are members, the same at each call, from the whole; up to equal numbers nothing is drawn."""
+    assert membership.drawn(30, 30) is None and membership.drawn(30, 29) is None
+    one, again, other = (membership.drawn(30, n) for n in (300, 300, 299))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert len(one.unique()) == 30 and one[0] < 100 and 200 <= one[-1] < 300 and torch.equal(one, one.sort().values)
+    remain, test, forget = judged(30, 0, 12.0, 1.0), judged(300, 1, 0.5, 1.0), judged(50, 2, 12.0, 1.0)
+    found = membership.svc_mia(remain, test, forget)
+    assert found == membership.svc_mia(remain, tuple(part[one] for part in test), forget)
+    # 1 : 10 would call everything that overlaps a non-member
+    assert found["confidence"] < 0.1
+
+
+def test_one_member_is_enough():
+    remain, test, forget = judged(1, 0, 12.0), judged(40, 1, 0.5), judged(20, 2, 3.0)
+    assert all(0 <= share <= 1 for share in membership.svc_mia(remain, test, forget).values())
+    assert 0 <= membership.entropy_lr_mia(remain, test, forget) <= 1
+
+
 def test_balanced_however_many_remain():
     """9 members for each non-member at both entropies: the weights make the boundary what 1 : 1 gives."""
     low, high = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.5, 0.0]])
@@ -154,13 +173,19 @@ def test_a_test_set_that_outnumbers_the_remain_set_is_cut_to_its_size(monkeypatc
 
 
 def test_the_contract_says_which_set_was_cut():
-    told = lambda retain, test: comparison.attacks(comparison.Judged({"n": {"retain": retain, "test": test}}, None, {}))
-    assert told(9, 9) == told(10, 9) == comparison.ATTACKS
-    assert "|D_r| of D_test drawn with seed 0" in told(8, 9)["SVC_MIA_forget_efficacy"]
+    told = lambda retain, test: comparison.attacks({"retain": retain, "test": test})
+    # without a remain set nothing is drawn either
+    assert told(9, 9) == told(10, 9) == told(0, 9) and told(9, 9)[1] == {}
+    rules, draw = told(8, 9)
+    assert "|D_r| of D_test drawn with seed 0" in rules["SVC_MIA_forget_efficacy"]
+    assert draw == {"svc_nonmembers": {"seed": 0, "n": 8, "of": 9}}
 
 
 def test_sets_that_cannot_be_attacked_are_refused():
     some, none = judged(30, 0, 3.0), judged(0, 0, 3.0)
+    for attack in (membership.svc_mia, membership.entropy_lr_mia):
+        with pytest.raises(InputError, match="the remain set has no images"):
+            attack(none, some, some)
     for attack in (membership.svc_mia, membership.entropy_lr_mia):
         with pytest.raises(InputError, match="the forget set has no images"):
             attack(some, some, none)
@@ -294,6 +319,8 @@ def test_average_gap():
     retrained = {"UA": 6.0, "RA": 100.0, "TA": 93.0, "MIA": 12.0}
     assert forgetting_metrics.average_gap(values, retrained) == 4.0  # (4 + 1 + 3 + 8) / 4
     assert forgetting_metrics.average_gap(retrained, retrained) == 0.0
+    blank = {"TA": None, "MIA": None}
+    assert forgetting_metrics.average_gap(values | blank, retrained | blank) == 2.5  # (4 + 1) / 2
 
 
 def test_accuracy_in_percent():
@@ -313,5 +340,8 @@ def test_attacks_set_a_forgotten_class_against_the_kept_ones():
     counted = numbers(labels >= 0, [])
     assert counted["entropy_lr_mia"] != cut["entropy_lr_mia"]
     assert counted["SVC_MIA_forget_efficacy"] != cut["SVC_MIA_forget_efficacy"]
-    with pytest.raises(InputError, match="the test set has no images"):
-        numbers(labels == 3, [3])
+    none = numbers(labels == 3, [3])
+    assert none["notes"] == ["SVC-MIA and LR-MIA are blank: the test set has no images of kept classes"]
+    assert [none[key] for key in ("TA", "MIA", "SVC_MIA_forget_efficacy", "entropy_lr_mia")] == [None] * 4
+    assert none["interval"]["TA"] is None and none["TA_forgotten"] is not None
+    assert (none["UA"], none["RA"], whole["notes"]) == (whole["UA"], whole["RA"], [])
