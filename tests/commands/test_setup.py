@@ -131,4 +131,5 @@ def test_the_second_of_two_waits_and_finds_everything_done(folder):
         time.sleep(0.01)
     code, out, _ = setup(folder)
     assert (code, out) == (0, "setup: another setup is at work here; waiting for it\n")
-    assert first.wait(10) == 0 and lines(folder / "installs") == ["3.12.1"]
+    first.communicate(timeout=10)
+    assert first.returncode == 0 and lines(folder / "installs") == ["3.12.1"]

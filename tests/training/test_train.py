@@ -224,13 +224,13 @@ def test_nan_stops_says_when_and_keeps_the_last_good_checkpoint(monkeypatch):
 def test_a_step_that_ruins_the_weights_is_not_saved(originals):
     """The loss of the last step was finite, the weights after it are not."""
     original = originals["classifier"].run
-    with pytest.raises(InputError, match="NaN .*at step 1; no checkpoint had been written"):
+    with pytest.raises(InputError, match=r"NaN\b.*at step 1\b.*; no checkpoint had been written"):
         cases.unlearn(
             "classifier",
             "ga",
             original,
             "--forget_alpha",
-            "1e30",
+            "1e12",
             "--set",
             "unlearn.forget_clip=null",
             "--set",
