@@ -32,6 +32,8 @@ DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder"
 CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
 
+ClassNumber = Annotated[int, Field(ge=0, le=10**9)]
+
 
 class Data(Section):
     dataset: Literal[DATASETS]
@@ -143,7 +145,7 @@ class Training(Section):
 class Forget(Section):
     """What to forget: a class, a number or share of all images or of one class, or the images of an index file."""
 
-    label: int | str | list[int | str] | None = None  # a class by number or name, or several
+    label: ClassNumber | str | list[ClassNumber | str] | None = None  # a class by number or name, or several
     count: Positive | None = None
     fraction: float | None = Field(None, gt=0, le=1)
     index_file: Place | None = None  # a JSON list of indices into the training images, or .npy
