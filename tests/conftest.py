@@ -34,8 +34,8 @@ def small_configs(own_folder, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_curves(request, monkeypatch):
-    """A plot costs half a second, and hundreds of runs here end with one: test_curves.py draws them for all."""
-    if request.path.name != "test_curves.py":
+    """A plot costs half a second, and hundreds of runs here end with one: two files draw them for all."""
+    if request.path.name not in ("test_curves.py", "test_first_hour.py"):
         monkeypatch.setattr(curves, "of_run", lambda run, title: f"{run}: no curves in tests")
 
 

@@ -54,10 +54,10 @@ class UNetModel(Section):
     name: Literal["unet"]
     # of the embedding of t: half of them sines, whose frequencies are apart by a power of 1 / (ch/2 - 1)
     ch: int = Field(ge=4, le=4096)
-    # each halves the image: 4096 pixels can be halved twelve times
-    ch_mult: list[Annotated[int, Field(gt=0, le=64)]] = Field(min_length=1, max_length=13)
+    # each halves the image: 4096 pixels can be halved twelve times; null: as many as the size of the images allows
+    ch_mult: Annotated[list[Annotated[int, Field(gt=0, le=64)]], Field(min_length=1, max_length=13)] | None
     num_res_blocks: Depth
-    attn_resolutions: list[Side]
+    attn_resolutions: list[Side] | None  # null: the largest level of at most 16 pixels
     dropout: Share = 0.1
     resamp_with_conv: bool = True
 

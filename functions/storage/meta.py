@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from functions.errors import InputError
 from functions.files import sha256_bytes, version
 from functions.records import Count, Exact, Record, Sha, check_record, read_record
 from functions.storage.provenance import Cost, Selection
@@ -155,7 +156,7 @@ def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
 
     `moments` are the mean and std per channel that the models for small images normalise by.
     """
-    channels, size, _ = data["shape"]
+    channels, size, width = data["shape"]
     kwargs = {
         **section.model_dump(exclude={"name", "pretrained"}),
         "in_channels": channels,
@@ -163,11 +164,31 @@ def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
     }
     if section.name == "unet":
         kwargs |= {"out_ch": channels, "image_size": size}
+        if kwargs["ch_mult"] is None:
+            kwargs["ch_mult"] = levels(size, width)
+        if kwargs["attn_resolutions"] is None:
+            sides = [size >> i for i in range(len(kwargs["ch_mult"]))]
+            kwargs["attn_resolutions"] = [s for s in sides[1:] or sides if s <= 16][:1]
     if section.name in ("cnn", "cifar"):
         kwargs |= {"image_size": size}
     if section.name == "cifar" and moments is not None:
         kwargs |= {"mean": list(moments[0]), "std": list(moments[1])}
     return {"name": section.name, "kwargs": kwargs}
+
+
+def levels(height: int, width: int) -> list[int]:
+    """`ch_mult` of a U-Net for images of this size: [1, 2, 2, ...], halved as long as 4 pixels or more are left.
+
+    Raises InputError for images that are worth a level and cannot be halved once.
+    """
+    halvings = 0
+    while min(height, width) >> (halvings + 1) >= 4 and not (height | width) & ((2 << halvings) - 1):
+        halvings += 1
+    if halvings == 0 and min(height, width) >= 8:
+        raise InputError(
+            f"images of {width}x{height} pixels cannot be halved: --image_size {height // 16 * 16 or 8} can"
+        )
+    return [1] + [2] * halvings
 
 
 def run_meta(

@@ -172,7 +172,12 @@ VALID = [
     *(
         (p.name, MODES_OF[p.stem.split("_")[-1]])
         for p in (ROOT / "configs/ddpm").glob("*_*.yml")
-        if "base" not in p.stem
+        if p.stem.split("_")[-1] in MODES_OF
+    ),
+    *(
+        (f"{dataset}_ddpm.yml", mode)
+        for dataset in ("folder", "stl10")
+        for mode in (*MODES_OF.values(), "generate_mask")
     ),
     *(
         ("digits_baselines.yml", mode) for mode in (*BASELINES, "iu")
