@@ -132,11 +132,12 @@ def main(argv: list[str] | None = None):
 
     from functions.training.distributed import processes
     from runners import MODES  # torch and its friends: only now, so that --help and config errors come at once
-    from runners.setup import prepare, with_class_numbers
+    from runners.setup import prepare
 
-    mode, cfg = MODES[args.mode], with_class_numbers(cfg)
+    mode = MODES[args.mode]
     with processes():
-        runner = mode(cfg, prepare(cfg, args.mode, mode.fresh), args.resume)
+        materials = prepare(cfg, args.mode, mode.fresh)
+        runner = mode(materials.cfg, materials, args.resume)
         if args.dry_run:
             print(runner.plan())
             return None

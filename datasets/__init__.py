@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from datasets import digits, downloads, folder, imagenet, shapes
@@ -11,7 +10,7 @@ from datasets.folder import FolderImages
 from datasets.images import ImageSet, Stream, ordered
 from functions.errors import InputError
 
-__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "class_names", "describe", "load", "ordered"]
+__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 
@@ -50,13 +49,6 @@ def load(
     if name == "folder":
         return folder.load(path, split, image_size, seed, test_fraction)
     return DATASETS[name](path, split, None if image_size == "auto" else image_size, seed)
-
-
-def class_names(name: str, path: str = "data") -> tuple[str, ...]:
-    """The names of its classes. Only sets that `FACTS` does not know are looked at."""
-    if name in FACTS:
-        return FACTS[name][2]
-    return folder.layout(Path(path)).classes if name == "folder" else load(name, path).classes
 
 
 def describe(

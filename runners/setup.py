@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from functions.errors import InputError
 from functions.files import sha256_bytes, sha256_file
 from functions.memory import check_room
 from functions.randomness import key_seed
-from functions.storage.checkpoint import Snapshot
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
@@ -36,6 +36,7 @@ Images = datasets.ImageSet | datasets.FolderImages
 class Materials:
     """What a runner works with. `remain` is everything where nothing is forgotten."""
 
+    cfg: Config  # with classes by number
     device: torch.device
     task: Task
     model: nn.Module
@@ -75,15 +76,10 @@ class Materials:
         return {"checkpoint": self.source, "forget": self.selection}
 
 
-def with_class_numbers(cfg: Config) -> Config:
-    """The config with the classes to forget by number: however they are called, it is the same run.
-
-    Names are the original's, or the data set's for a model that starts from none.
-    """
+def with_class_numbers(cfg: Config, names: Sequence[str]) -> Config:
+    """The config with the classes to forget by number: however they are called, it is the same run."""
     if cfg.forget is None or cfg.forget.label is None:
         return cfg
-    names = cfg.ckpt_folder and Snapshot.open(cfg.ckpt_folder).meta["data"].get("classes")  # older files lack them
-    names = names or datasets.class_names(cfg.data.dataset, cfg.data.path)
     label = class_numbers(cfg.forget.label, names, cfg.data.dataset, "label_to_forget")
     return cfg.model_copy(update={"forget": cfg.forget.model_copy(update={"label": label})})
 
@@ -94,6 +90,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     set_float32(cfg.training.precision if cfg.training else "fp32")
     d = cfg.data
     images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction)
+    cfg = with_class_numbers(cfg, images.classes)
     data, original = data_meta(cfg, images), Original.open(cfg)
     encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
     encoder = models.encoder(encoder_meta)
@@ -130,7 +127,9 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     distributed.agree({"config": config_hash(cfg), **facts, **_rhythm(cfg)})
     preview, validate = world.preview(cfg, task, images), world.validate(cfg, images, val)
     model = model.to(device)
-    return Materials(device, task, model, images, forget, remain, val, selection, original, record, preview, validate)
+    return Materials(
+        cfg, device, task, model, images, forget, remain, val, selection, original, record, preview, validate
+    )
 
 
 def _check_batches(cfg: Config, images: Images, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Every test: one thread (toy sizes) unless OMP_NUM_THREADS says more, a folder of its own, and no network."""
 
 import os
+import signal
 import socket
 
 import cases
@@ -10,6 +11,9 @@ import torch
 from functions.experiments import curves
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+# Jobs in the background and nohup ignore these, and tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Warnings are errors here: a warning that torch shows once a process would fail one test and hide in all others.
 torch.set_warn_always(True)
 

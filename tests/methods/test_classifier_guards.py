@@ -293,7 +293,9 @@ def test_a_class_forgotten_after_another_is_not_judged(origin):
 def test_numbers_on_validation_images_stand_beside_those_of_the_test_set(origin):
     retrained, out = unlearn("retrain", origin), unlearn("finetune", origin)
     words = [str(out), "--retrain", str(retrained)]
-    with pytest.raises(InputError, match="remain"):  # 78 remain images, 297 test images
-        evaluate.main(words)
     evaluate.main([*words, "--on", "val"])
     assert set(read_json("finetune/metrics.json")) == {"classification_val"}
+    evaluate.main(words)  # 78 remain images, 297 test images: as many of these are drawn
+    found = read_json("finetune/metrics.json")
+    assert set(found) == {"classification", "classification_val"}
+    assert found["classification"]["contract"]["record"]["svc_nonmembers"]["n"] == 78
