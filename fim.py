@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None):
     with processes():
         materials = prepare(cfg, SweepFisher.mode, SweepFisher.fresh)
         check_folder_place(cfg.ckpt_folder, "--ckpt_folder")
-        runner = SweepFisher(cfg, materials)
+        runner = SweepFisher(materials.cfg, materials)
         if args.dry_run:
             print(runner.plan())
             return None
