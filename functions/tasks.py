@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from functions.variance import LearnedVariance
+
 
 class Draw(NamedTuple):
     """A batch with every random choice already made, so that it can be evaluated twice."""
@@ -36,11 +38,15 @@ class Rows(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Images in [0, 1] to the space the model works in, and back."""
+    """Images in [0, 1], or what a data set keeps in their place, to the space the model works in; and back to images.
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    `normal(shape)` gives standard normal numbers, for encoders that draw.
+    """
+
+    def encode(self, x: Tensor, normal: Callable[[Sequence[int]], Tensor]) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
     def shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]: ...
+    def to(self, device: torch.device | str) -> Encoder: ...
 
 
 class Task(Protocol):
@@ -203,6 +209,7 @@ class Denoising(Conditioned):
         reduction: `sum` over C,H,W (published) or `mean`.
         condition: index -> what the model takes, applied in `predict` alone; `Labels` or a `Table`.
         anchors: (n_conditions,) the condition that `match` follows for each; None: the next one.
+        learned_variance: predictions are eps-hat and then v, as many channels each; losses add the bound that trains v.
     """
 
     def __init__(
@@ -214,8 +221,11 @@ class Denoising(Conditioned):
         reduction: str,
         condition: Labels | Table | None = None,
         anchors: Tensor | None = None,
+        learned_variance: bool = False,
     ):
         super().__init__(n_conditions, anchors)
+        self.variance = LearnedVariance(alpha_bar) if learned_variance else None
+        self.guided_channels: int | None = None  # guidance moves the first so many channels; None: all of eps-hat
         self.sqrt_alpha_bar = alpha_bar.sqrt().float()
         self.sqrt_one_minus_alpha_bar = (1 - alpha_bar).sqrt().float()
         self.timesteps = len(alpha_bar)
@@ -224,7 +234,16 @@ class Denoising(Conditioned):
 
     def draw(self, x, c, drop=False, generator=None) -> Draw:
         """Choose t (antithetic: t and T-1-t in one batch), eps and, only if `drop`, the conditions to leave out."""
-        return self._draw(self.encoder.encode(x), c, drop, generator)
+        return self._draw(self._encoded(x, generator), c, drop, generator)
+
+    def _encoded(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """x in the model's space; what an encoder draws for it comes from `generator`."""
+
+        def normal(shape: Sequence[int]) -> Tensor:
+            draw = lambda n: torch.randn((n, *shape[1:]), dtype=x.dtype, device=x.device, generator=generator)
+            return self.rows.of(draw, shape[0])
+
+        return self.encoder.encode(x, normal)
 
     def surrogate(self, x, c) -> Draw:
         """U[-1, 1] in the model's space in place of the images (Selective Amnesia, arXiv 2305.10120), noised."""
@@ -253,7 +272,7 @@ class Denoising(Conditioned):
 
         All eps come before the first chunk, so that chunks do not change the sum.
         """
-        z, options = self.encoder.encode(x), {"device": x.device, "generator": generator}
+        z, options = self._encoded(x, generator), {"device": x.device, "generator": generator}
         t = torch.arange(self.timesteps, device=x.device)
         eps = torch.randn((self.timesteps, *z.shape[1:]), dtype=z.dtype, **options)
         c = c.expand(self.timesteps)
@@ -280,31 +299,48 @@ class Denoising(Conditioned):
     def to(self, device: torch.device | str) -> Denoising:
         """Keep the schedule and the conditions on the device, so that a step copies nothing."""
         self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar = (s.to(device) for s in self._scales())
-        self.condition = self.condition.to(device)
+        self.condition, self.encoder = self.condition.to(device), self.encoder.to(device)
+        self.variance = self.variance and self.variance.to(device)
         return super().to(device)
 
     def predict(self, model, draw, guidance=0.0) -> Tensor:
         """eps-hat; with guidance w, (1 + w) eps_c - w eps_null from one pass over [conditional; null].
 
-        Row r of that pass belongs to example r mod N. The usual name for the scale is 1 + w.
+        Row r of that pass belongs to example r mod N. The usual name for the scale is 1 + w. With a learned variance v
+        follows, (N, 2C, H, W): the conditional's, whatever the guidance.
         """
         if guidance == 0:
             return model(draw.x, draw.t, self.condition(draw.c))
         c = torch.cat([draw.c, torch.full_like(draw.c, self.null)])
         both = model(torch.cat([draw.x, draw.x]), torch.cat([draw.t, draw.t]), self.condition(c))
-        eps_c, eps_null = both.chunk(2)
-        return (1 + guidance) * eps_c - guidance * eps_null
+        given, null = both.chunk(2)
+        n = self.guided_channels or draw.x.shape[1]
+        eps_c, eps_null = given[:, :n], null[:, :n]
+        eps = (1 + guidance) * eps_c - guidance * eps_null
+        return eps if n == given.shape[1] else torch.cat([eps, given[:, n:]], dim=1)
+
+    def eps_of(self, prediction: Tensor) -> Tensor:
+        """eps-hat alone, (N, C, H, W)."""
+        return prediction if self.variance is None else prediction.chunk(2, dim=1)[0]
 
     def losses(self, model, draw, guidance=0.0) -> Tensor:
-        """|| eps-hat - eps ||^2, summed or averaged over C,H,W as `reduction` says, (N,). DDPM, Eq. 14."""
+        """|| eps-hat - eps ||^2, summed or averaged over C,H,W as `reduction` says, (N,). DDPM, Eq. 14.
+
+        With a learned variance also the bound of `LearnedVariance.bits`, reduced in the same way, as published for DiT.
+        """
         return self.losses_of(self.predict(model, draw, guidance), draw)
 
     def losses_of(self, prediction, draw) -> Tensor:
-        """The same of an eps-hat that is there already."""
-        return self._reduce((prediction - draw.eps).square())
+        """The same of a prediction that is there already."""
+        if self.variance is None:
+            return self._reduce((prediction - draw.eps).square())
+        eps_hat, v = prediction.chunk(2, dim=1)
+        bits = self.variance.bits(eps_hat, v, draw.x, draw.t, draw.eps)
+        return self._reduce((eps_hat - draw.eps).square() + bits)
 
     def divergence(self, p, q, temperature=1.0) -> Tensor:
-        """MSE of p / T and q / T over C,H,W, (N,): the KL of two Gaussians of variance T^2 up to a factor."""
+        """MSE of the eps-hats of p / T and q / T over C,H,W, (N,): a KL of Gaussians of variance T^2 up to a factor."""
+        p, q = self.eps_of(p), self.eps_of(q)
         return (p / temperature - q / temperature).square().flatten(1).mean(1)
 
     def _reduce(self, squares: Tensor) -> Tensor:
@@ -323,5 +359,7 @@ def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tens
 
 def denoising(diffusion: dict, encoder: Encoder, n_conditions: int) -> Denoising:
     """The task of a diffusion model from the keys of the config's `diffusion` section, as `meta.json` stores them."""
-    alpha_bar = linear_alpha_bar(diffusion["timesteps"], diffusion["beta_start"], diffusion["beta_end"])
-    return Denoising(alpha_bar, encoder, n_conditions, diffusion["p_uncond"], diffusion["reduction"])
+    d = diffusion
+    alpha_bar = linear_alpha_bar(d["timesteps"], d["beta_start"], d["beta_end"])
+    learned = d.get("learned_variance", False)  # older checkpoints do not say
+    return Denoising(alpha_bar, encoder, n_conditions, d["p_uncond"], d["reduction"], learned_variance=learned)

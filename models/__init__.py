@@ -8,11 +8,13 @@ from functions.errors import InputError
 from models.budget import MOST, Budget
 from models.cifar import cifar
 from models.classifiers import ResNet, SmallCNN, timm_classifier
-from models.encoders import Pixels
+from models.dit import DiT
+from models.encoders import ENCODERS, Latents, Pixels, encoder_meta
 from models.unet import UNet
 
-MODELS = {"unet": UNet, "cnn": SmallCNN, "cifar": cifar, "torchvision": ResNet, "timm": timm_classifier}
-ENCODERS = {"pixels": Pixels}
+__all__ = ["ENCODERS", "MODELS", "build", "encoder", "encoder_meta"]
+
+MODELS = {"unet": UNet, "dit": DiT, "cnn": SmallCNN, "cifar": cifar, "torchvision": ResNet, "timm": timm_classifier}
 
 
 def build(meta: dict, most: int = MOST) -> nn.Module:
@@ -24,7 +26,7 @@ def build(meta: dict, most: int = MOST) -> nn.Module:
         return _named(MODELS, "model", meta["name"])(**meta["kwargs"])
 
 
-def encoder(meta: dict) -> Pixels:
+def encoder(meta: dict) -> Pixels | Latents:
     """The encoder described in the same way."""
     return _named(ENCODERS, "encoder", meta["name"])(**meta["kwargs"])
 

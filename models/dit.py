@@ -6,7 +6,6 @@ Checked against numbers of the published code in tests/golden/dit_tiny.json.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,6 @@ from torch import Tensor, nn
 from functions.errors import InputError
 
 FREQUENCIES = 256  # size of the sines and cosines of t that the timestep's embedding begins with
-
-
-class Size(NamedTuple):
-    hidden_size: int
-    depth: int
-    num_heads: int
-
-
-SIZES = {"XL": Size(1152, 28, 16), "L": Size(1024, 24, 16), "B": Size(768, 12, 12), "S": Size(384, 12, 6)}  # Table 1
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -171,7 +161,9 @@ class DiT(nn.Module):
         if image_size % patch_size:
             raise InputError(f"model.patch_size: got {patch_size}; wanted a divisor of the latents' side {image_size}")
         if hidden_size % num_heads or hidden_size % 4:
-            raise InputError(f"model.hidden_size: got {hidden_size}; wanted a multiple of 4 and of num_heads {num_heads}")
+            raise InputError(
+                f"model.hidden_size: got {hidden_size}; wanted a multiple of 4 and of num_heads {num_heads}"
+            )
         self.patch_size, self.n_classes = patch_size, n_classes
         self.out_channels = in_channels * (1 + learned_variance)
         side = image_size // patch_size

@@ -81,8 +81,23 @@ class Original:
                 module.p = 0.0
         return model
 
+    def encoder(self, asked: dict | None) -> dict:
+        """As `meta.json` stores it. `asked` may say where an autoencoder lies now, and nothing else.
+
+        Raises InputError for another one. One that a published name stands for has no hash before it is first used.
+        """
+        own = self.meta["encoder"]
+        if asked is None:
+            return own
+        hashes = [e["kwargs"].get("sha256") for e in (own, asked)]
+        free = {"vae", "sha256"} if None in hashes else {"vae"}
+        facts = [(e["name"], {k: v for k, v in e["kwargs"].items() if k not in free}) for e in (asked, own)]
+        self._agree("encoder", *facts)
+        known = {"sha256": hashes[0] or hashes[1]} if any(hashes) else {}
+        return {**asked, "kwargs": {**asked["kwargs"], **known}}
+
     def check(self, cfg: Config, data: dict, wanted: dict | None) -> None:
-        """Raises InputError where it is of another world, data set, architecture, encoder or diffusion than the config.
+        """Raises InputError where it is of another world, data set, architecture or diffusion than the config.
 
         `data` as `meta.json` keeps it; `wanted` the model that the config asks for, where it asks for one.
         """
@@ -93,8 +108,6 @@ class Original:
                 self._agree(f"data.{key}", value, self.meta["data"][key])
         if wanted is not None:
             self._same_architecture(wanted)
-        if cfg.encoder is not None:
-            self._agree("encoder", cfg.encoder.meta(), self.meta["encoder"])
         if cfg.diffusion is not None:
             self._agree("diffusion", cfg.diffusion.model_dump(), self.meta["diffusion"])
 

@@ -92,10 +92,11 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction)
     cfg = with_class_numbers(cfg, images.classes)
     data, original = data_meta(cfg, images), Original.open(cfg)
-    encoder_meta = original.meta["encoder"] if original else cfg.encoder.meta() if cfg.encoder else PIXELS
+    encoder_meta = _encoder(cfg, original)
     encoder = models.encoder(encoder_meta)
     seen = {**data, "shape": encoder.shape(images.shape)}
-    wanted = cfg.model and model_meta(cfg.model, seen, MOMENTS.get(images.name))
+    learned = cfg.diffusion is not None and cfg.diffusion.learned_variance
+    wanted = cfg.model and model_meta(cfg.model, seen, MOMENTS.get(images.name), learned)
     if original is not None:
         original.check(cfg, data, wanted)
     pool, val = _split(cfg, images, original)
@@ -130,6 +131,15 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     return Materials(
         cfg, device, task, model, images, forget, remain, val, selection, original, record, preview, validate
     )
+
+
+def _encoder(cfg: Config, original: Original | None) -> dict:
+    """The encoder as `meta.json` stores it: the original's, which a config may only place elsewhere; without one, the
+    config's, or pixels."""
+    asked = cfg.encoder and models.encoder_meta(**cfg.encoder.model_dump())
+    if original is None:
+        return asked or PIXELS
+    return original.encoder(asked)
 
 
 def _check_batches(cfg: Config, images: Images, model: nn.Module) -> None:

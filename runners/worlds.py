@@ -96,5 +96,6 @@ def _accuracy(images, val: Tensor, batch_size: int, n_workers: int, model: nn.Mo
 
 WORLDS = {
     "ddpm": World(_denoising, preview=grid, validate=_nothing),
+    "dit": World(_denoising, preview=grid, validate=_nothing),
     "classifier": World(_classification, preview=_nothing, validate=accuracy),
 }

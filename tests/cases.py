@@ -25,6 +25,9 @@ BASELINES = (
     *("finetune", "ga", "sa", "esd", "erasediff"),
     *("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget"),
 )
+# An untrained autoencoder of digits, 1 x 8 x 8 -> 2 x 4 x 4
+VAE = Path(__file__).parent / "golden" / "vae_tiny"
+DIT = ["dit.yml", "--set", "data={dataset: digits}", "--set", f"encoder={{name: latents, vae: {VAE}}}"]
 WORLDS = {
     "ddpm": {
         "pretrain": ["digits_pretrain.yml", "--set", "model.ch=8"],
@@ -34,6 +37,17 @@ WORLDS = {
         "salun": ["digits_saliency_unlearn.yml"],
         **{mode: ["digits_baselines.yml"] for mode in BASELINES},
         "iu": ["digits_baselines.yml", "--set", "iu.k=8"],
+    },
+    "dit": {
+        "pretrain": [*DIT, "--set", "model={name: dit, hidden_size: 16, depth: 1, num_heads: 2}"],
+        "fisher": [*DIT, "--set", "fisher.batch_size=300"],
+        "sfron": DIT,
+        "saliency": DIT,
+        "salun": DIT,
+        **dict.fromkeys(BASELINES, DIT),
+        "iu": [*DIT, "--set", "iu.k=8"],
+        "sample": DIT,
+        "fim": DIT,
     },
     "classifier": {
         **{mode: ["digits_classifier.yml"] for mode, section in METHODS.items() if section.section == "unlearn"},
@@ -89,21 +103,10 @@ def replay_fisher(world: str, run: Path) -> str:
     """The path of the toy model's Fisher for Selective Amnesia; for a diffusion model with its samples to replay."""
     if world == "classifier":
         return str(fisher(world, run) / "remain_fisher.safetensors")
-    sample.main(
-        [
-            "--mode",
-            "sample_classes",
-            "--config",
-            "digits_sample.yml",
-            "--ckpt_folder",
-            str(run),
-            "--n_samples_per_class",
-            "2",
-            "--timesteps",
-            "2",
-        ]
-    )
-    return str(fim.main(["--config", "digits_fim.yml", "--ckpt_folder", str(run), "--set", "fim.per_class=1"]))
+    config = {part: WORLDS[world].get(part, [f"digits_{part}.yml"]) for part in ("sample", "fim")}
+    few = ["--n_samples_per_class", "2", "--timesteps", "2"]
+    sample.main(["--mode", "sample_classes", "--config", *config["sample"], "--ckpt_folder", str(run), *few])
+    return str(fim.main(["--config", *config["fim"], "--ckpt_folder", str(run), "--set", "fim.per_class=1"]))
 
 
 def unlearn(world: str, mode: str, run: Path, *more: str, label: int = 0) -> Path:

@@ -24,7 +24,8 @@ ROOMS = {
     "arrays": "errors",
     "memory": "errors",
     "places": "errors",
-    "tasks": "",
+    "tasks": "variance",
+    "variance": "",
     "config": "errors interrupts places",
     "training": "errors progress tasks config",
     "curvature": "errors progress tasks",
@@ -173,6 +174,7 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
     from functions.config import methods, passes, schema, unlearning
     from functions.config import names as keys
     from functions.curvature.fisher import ESTIMATORS
+    from functions.storage.meta import DIT_SIZES
     from models.cifar import CIFAR_ARCHS
     from models.classifiers import RESNETS
     from runners import MODES
@@ -183,11 +185,12 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
     assert tuple(datasets.DATASETS) == schema.DATASETS
     assert tuple(FORGET_LOSSES) == unlearning.FORGET_LOSSES
     assert tuple(ESTIMATORS) == passes.ESTIMATORS
+    assert tuple(DIT_SIZES) == schema.DIT_SIZES
     assert CIFAR_ARCHS == schema.CIFAR_ARCHS and tuple(RESNETS) == schema.RESNETS
     assert set(keys.UNLEARN_ALIAS.values()) <= set(MODES)
     assert {
         m
-        for s in (schema.UNetModel, schema.CNNModel, schema.CifarModel, schema.LibraryModel)
+        for s in (schema.UNetModel, schema.DiTModel, schema.CNNModel, schema.CifarModel, schema.LibraryModel)
         for m in s.model_fields["name"].annotation.__args__
     } == set(models.MODELS)
 

@@ -28,6 +28,7 @@ FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of i
 # Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
 LATER = {
     ("data", "test_fraction"): None,
+    ("diffusion", "learned_variance"): False,
     ("optim", "cosine_per"): "step",
     ("unlearn", "adaga_floor"): 1e-8,
     ("unlearn", "drop_labels"): False,
@@ -35,7 +36,7 @@ LATER = {
     ("saliency", "average"): "images",
 }
 # Tags of a union, which pydantic puts into the place of an error
-TAGS = tuple(model for world in WORLDS.values() for model in world.models)
+TAGS = (*(model for world in WORLDS.values() for model in world.models), "pixels", "latents")
 # and what it calls the types of another union there
 MEMBERS = re.compile(r"(constrained-)?(int|float)$|bool$|str$|list\[|literal\[|function-")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from functions.config.passes import Fim, Fisher, Saliency, Sampling
@@ -30,6 +30,7 @@ from functions.config.worlds import WORLDS
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
 DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder", "tinyimagenet", "imagenet")
 CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
+DIT_SIZES = ("XL", "L", "B", "S")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
 
 ClassNumber = Annotated[int, Field(ge=0, le=10**9)]
@@ -62,6 +63,24 @@ class UNetModel(Section):
     resamp_with_conv: bool = True
 
 
+class DiTModel(Section):
+    name: Literal["dit"]
+    size: Literal[DIT_SIZES] | None = None  # published: hidden_size, depth and num_heads by this name
+    patch_size: Annotated[int, Field(gt=0, le=64)] = 2  # side of what becomes one token
+    hidden_size: Width | None = None
+    depth: Depth | None = None  # blocks
+    num_heads: Width | None = None
+
+    @model_validator(mode="after")
+    def _sized(self):
+        given = [self.hidden_size, self.depth, self.num_heads]
+        if self.size is None and None in given:
+            raise ValueError("wanted a size, or hidden_size, depth and num_heads")
+        if self.size is not None and given != [None] * 3:
+            raise ValueError(f"size {self.size} says hidden_size, depth and num_heads; wanted it or them")
+        return self
+
+
 class CNNModel(Section):
     name: Literal["cnn"]
     width: Width = 32
@@ -86,12 +105,16 @@ class LibraryModel(Section):
     resize: int = Field(0, ge=0, le=4096)  # side that images are scaled to inside the model; 0: not
 
 
+Model = UNetModel | DiTModel | CNNModel | CifarModel | LibraryModel
+
+
 class PixelsEncoder(Section):
     name: Literal["pixels"]  # the model sees the images themselves, scaled to [-1, 1]
 
-    def meta(self) -> dict:
-        """`{"name", "kwargs"}`, as `meta.json` stores an encoder."""
-        return {"name": self.name, "kwargs": self.model_dump(exclude={"name"})}
+
+class LatentsEncoder(Section):
+    name: Literal["latents"]  # the model sees draws from an autoencoder's posterior
+    vae: Place  # the folder of a diffusers AutoencoderKL, or stabilityai/sd-vae-ft-ema or -mse
 
 
 class Diffusion(Section):
@@ -101,6 +124,8 @@ class Diffusion(Section):
     beta_end: Inside = 0.02
     p_uncond: Share = 0.1  # labels dropped in pretraining and remain steps
     reduction: Literal["sum", "mean"] = "sum"  # of the squared error over C,H,W
+    # the model says the variance of each step too, and the loss has the part of the bound that trains it (DiT)
+    learned_variance: bool = False
 
 
 class Optim(Section):
@@ -178,8 +203,11 @@ class Seeds(Section):
 class Config(Section):
     world: Literal[tuple(WORLDS)]
     data: Data
-    model: Annotated[UNetModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None = None
-    encoder: PixelsEncoder | None = None  # the original's, or pixels
+    model: (
+        Annotated[UNetModel | DiTModel | CNNModel | CifarModel | LibraryModel, Field(discriminator="name")] | None
+    ) = None
+    # null: the original's, or pixels
+    encoder: Annotated[PixelsEncoder | LatentsEncoder, Field(discriminator="name")] | None = None
     diffusion: Diffusion | None = None
     optim: Optim | None = None
     training: Training | None = None

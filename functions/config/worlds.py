@@ -19,6 +19,7 @@ class World:
 
 WORLDS = {
     "ddpm": World(models=("unet",), rl="match", diffusion=True, conditional=True, samples=True, boundaries=False),
+    "dit": World(models=("dit",), rl="relabel", diffusion=True, conditional=True, samples=True, boundaries=False),
     "classifier": World(
         models=("cnn", "cifar", "torchvision", "timm"),
         rl="relabel",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from functions.config.schema import Config
+from functions.config.worlds import WORLDS, worlds_with
 from functions.errors import InputError
 from functions.files import version, write_json
 from functions.locks import remove_leftovers, sharers, sharing_folder
@@ -44,8 +45,9 @@ def check_checkpoint(cfg: Config, meta: dict) -> None:
     found = {"world": meta["world"], "data.dataset": meta["data"]["dataset"], "diffusion": meta["diffusion"]}
     diffusion = cfg.diffusion and cfg.diffusion.model_dump()
     asked = {"world": cfg.world, "data.dataset": cfg.data.dataset, "diffusion": diffusion}
-    if meta["world"] != "ddpm":
-        raise InputError(f"{cfg.ckpt_folder}: a checkpoint of world {meta['world']}; only ddpm models draw")
+    if not (meta["world"] in WORLDS and WORLDS[meta["world"]].samples):
+        wanted = f"only models of world {worlds_with('samples')} draw"
+        raise InputError(f"{cfg.ckpt_folder}: a checkpoint of world {meta['world']}; {wanted}")
     for key, value in found.items():
         if asked[key] != value:
             raise InputError(f"{cfg.ckpt_folder}: {key}: the checkpoint has {value}, the config {asked[key]}")

@@ -223,7 +223,7 @@ def _reverse(task, model, keys, shape, cfg, seed, progress) -> Tensor:
     for i, t in enumerate(sampler.timesteps):
         if sampler.noisy and i % chunk == 0:
             noise = _normal(generators, min(chunk, len(sampler.timesteps) - i), shape, device).to(dtype)
-        eps = task.predict(model, Draw(x, c, torch.full_like(c, t)), guidance=cfg.cond_scale)
+        eps = task.eps_of(task.predict(model, Draw(x, c, torch.full_like(c, t)), guidance=cfg.cond_scale))
         x = sampler.step(eps, i, x, noise[i % chunk] if sampler.noisy else None)
         if progress is not None:
             progress(len(keys) / len(sampler.timesteps))

@@ -36,6 +36,18 @@ class UNetArguments(Exact):
     resamp_with_conv: bool = True
 
 
+class DiTArguments(Exact):
+    patch_size: Side
+    hidden_size: Width
+    depth: Depth
+    num_heads: Width
+    in_channels: Width
+    image_size: Side
+    n_classes: Classes
+    learned_variance: bool = True
+    mlp_ratio: Depth = 4
+
+
 class CNNArguments(Exact):
     in_channels: Width
     n_classes: Classes
@@ -62,13 +74,37 @@ class LibraryArguments(Exact):
     options: dict[str, int | float | bool | str | list[int]] | None = None
 
 
+DIT_SIZES = {  # DiT (arXiv 2212.09748), Table 1
+    "XL": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
+    "L": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
+    "B": {"hidden_size": 768, "depth": 12, "num_heads": 12},
+    "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
+}
+
 ARGUMENTS = {
     "unet": UNetArguments,
+    "dit": DiTArguments,
     "cnn": CNNArguments,
     "cifar": CifarArguments,
     "torchvision": LibraryArguments,
     "timm": LibraryArguments,
 }
+
+
+class LatentsArguments(Exact):
+    vae: str
+    sha256: Sha | None
+    in_channels: Width
+    channels: Width
+    factor: Side
+    scale: Annotated[float, Field(gt=0, lt=1e6)]
+
+
+class PixelsArguments(Exact):
+    pass
+
+
+ENCODERS = {"pixels": PixelsArguments, "latents": LatentsArguments}
 
 
 class Described(Record):
@@ -86,6 +122,7 @@ class Noise(Record):
     beta_end: Annotated[float, Field(gt=0, lt=1)]
     p_uncond: Annotated[float, Field(ge=0, le=1)]
     reduction: Literal["sum", "mean"]
+    learned_variance: bool = False
 
 
 class DataSet(Record):
@@ -143,6 +180,10 @@ def read_meta(path: Path) -> dict:
     """What a `meta.json` says. Raises InputError with one line where it is damaged, or says what cannot be."""
     meta = read_record(path, Meta)
     check_model(meta["model"], path)
+    encoder = meta["encoder"]
+    check_record(encoder["kwargs"], ENCODERS.get(encoder["name"], Record), f"{path}: encoder.kwargs")
+    if meta["diffusion"] is not None:
+        meta["diffusion"].setdefault("learned_variance", False)  # older ones do not say
     return meta
 
 
@@ -151,10 +192,11 @@ def check_model(model: dict, source: Path | str) -> None:
     check_record(model["kwargs"], ARGUMENTS.get(model["name"], Record), f"{source}: model.kwargs")
 
 
-def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
+def model_meta(section, data: dict, moments: tuple | None = None, learned_variance: bool = False) -> dict:
     """`{"name", "kwargs"}` of the config's model for this data set: sizes and classes always come from the data.
 
-    `moments` are the mean and std per channel that the models for small images normalise by.
+    `moments` are the mean and std per channel that the models for small images normalise by; `learned_variance` is the
+    diffusion's.
     """
     channels, size, width = data["shape"]
     kwargs = {
@@ -169,6 +211,10 @@ def model_meta(section, data: dict, moments: tuple | None = None) -> dict:
         if kwargs["attn_resolutions"] is None:
             sides = [size >> i for i in range(len(kwargs["ch_mult"]))]
             kwargs["attn_resolutions"] = [s for s in sides[1:] or sides if s <= 16][:1]
+    if section.name == "dit":
+        if size != width:
+            raise InputError(f"model dit: takes square images, the data have {width}x{size} pixels (data.image_size)")
+        kwargs |= DIT_SIZES.get(kwargs.pop("size"), {}) | {"image_size": size, "learned_variance": learned_variance}
     if section.name in ("cnn", "cifar"):
         kwargs |= {"image_size": size}
     if section.name == "cifar" and moments is not None:
