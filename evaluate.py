@@ -117,14 +117,14 @@ def judged(runs: dict, args: argparse.Namespace) -> dict:
     device, found = choose_device(args.device), {}
 
     @functools.cache
-    def load(name: str, path: str, part: str, size: int | str | None, test_fraction: float | None):
-        images = datasets.load(name, path, part, size, test_fraction=test_fraction)
+    def load(name: str, path: str, part: str, size: int | str | None, share: float | None, fit: str):
+        images = datasets.load(name, path, part, size, test_fraction=share, fit=fit)
         return images, fingerprint(images)
 
     for path, run in runs.items():
         data, names = run.meta["config"]["data"], ("train", "test") if args.on == "test" else ("train",)
         place = args.data_path or data["path"]
-        rule = data["image_size"], data.get("test_fraction")  # older runs lack the second
+        rule = data["image_size"], data.get("test_fraction"), data.get("fit", "middle")  # older runs lack the last two
         parts = {part: load(data["dataset"], place, part, *rule) for part in names}
         found[path] = judge(run, parts, models.build, datasets.ordered, args.batch_size, device)
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from functions.config.classes import class_numbers, labels
 from functions.config.cli import Parser, a_path, a_side, number, run_main, whole
-from functions.config.schema import DATASETS
+from functions.config.schema import DATASETS, FITS
 from functions.config.selection import classes_of, label_name
 from functions.errors import InputError
 from functions.places import check_folder_place
@@ -31,6 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test_fraction", type=number(0, 0.99), default=0.2, help="of a folder without a test part (default: 0.2)"
     )
+    parser.add_argument("--fit", choices=FITS, default="middle", help="how images become squares (data.fit)")
     parser.add_argument("--data_path", type=a_path, default="data", help="where data sets are, or are downloaded to")
     parser.add_argument("--out", type=a_path, help="folder (default: ./{dataset}_without_label_{c})")
     args = parser.parse_args(argv)
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     from functions.locks import writing_folder
 
     size = args.image_size or "auto"
-    train = datasets.load(args.dataset, args.data_path, "train", size, test_fraction=args.test_fraction)
+    train = datasets.load(args.dataset, args.data_path, "train", size, test_fraction=args.test_fraction, fit=args.fit)
     args.label_to_forget = class_numbers(args.label_to_forget, train.classes, args.dataset, "--label_to_forget")
     forgotten = classes_of(args.label_to_forget)
     args.out = Path(args.out or f"{args.dataset}_without_label_{'_'.join(map(str, forgotten))}")
@@ -87,6 +88,8 @@ def agreement(args: argparse.Namespace, train, n: int) -> dict:
 
     rule = "all" if args.per_class is None else f"first {args.per_class}"
     protocol = {"dataset": args.dataset, "split": "train", "per_class": rule, "shape": list(train.shape)}
+    if args.fit != "middle":  # references of before have no such key
+        protocol["fit"] = args.fit
     return contract(protocol, {"label": args.label_to_forget, "n": n, "version": version()})
 
 

@@ -8,7 +8,7 @@ import sys
 from functions.config import load as config
 from functions.config import methods
 from functions.config import names as keys
-from functions.config.arguments import add_forget_arguments, add_training_arguments, add_unlearning_arguments
+from functions.config.arguments import FLAGS, add_forget_arguments, add_training_arguments, add_unlearning_arguments
 from functions.config.cli import Parser, a_path, add_config_arguments, config_flags, run_main, say
 from functions.errors import InputError
 from functions.storage.run import own_config, own_mode
@@ -37,42 +37,6 @@ classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stan
 A run writes results/<dataset>/.../<time>/ with logs/, ckpts/, previews/ and curves.png. train.py --resume RUN continues
 it, on the CPU to the same bits; flags beside it are checked, and may make it longer (--set training.n_iters=N).
 Ctrl-C, SIGTERM and SIGHUP end a run after its step, saved; a second one ends it at once."""
-
-FLAGS = [
-    "label_to_forget",
-    "ckpt_folder",
-    "mask_path",
-    "method",
-    "unlearn_loss",
-    "forget_alpha",
-    "decay_forget_alpha",
-    "remain_alpha",
-    "cond_scale",
-    "seed",
-    "dataset",
-    "data_path",
-    "image_size",
-    "test_fraction",
-    "arch",
-    "save_dir",
-    "epochs",
-    "batch_size",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "decreasing_lr",
-    "class_to_replace",
-    "num_indexes_to_replace",
-    "forget_fraction",
-    "forget_idx",
-    "alpha",
-    "no_l1_epochs",
-    "bn_mode",
-    "order",
-    "export",
-    "compile",
-    "bf16",
-]
 
 
 def parser() -> Parser:

@@ -14,7 +14,7 @@ __all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "describ
 
 SPLITS = ("train", "test")
 
-# name -> loader(path, split, image_size, seed)
+# name -> loader(path, split, image_size, seed); of those on disk also (..., fit)
 DATASETS = {
     "digits": digits.load,
     "shapes": shapes.load,
@@ -35,20 +35,23 @@ def load(
     image_size: int | Literal["auto"] | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
+    fit: str = "middle",
 ) -> ImageSet | FolderImages:
     """The `train` or `test` part of a data set, on the CPU.
 
     `path` is where downloads go, or the folder that holds the images (`folder`, `tinyimagenet`, `imagenet`);
     `image_size` makes every image that many pixels square; `seed` chooses the images of `shapes` and nothing else.
-    `image_size` auto (for others: None) and `test_fraction` are for `folder`. Raises InputError if any is wrong.
+    `image_size` auto (for others: None) and `test_fraction` are for `folder`, `fit` (a key of `FITS`) is for data sets
+    on disk. Raises InputError if any is wrong.
     """
     if name not in DATASETS:
         raise InputError(f"data.dataset: {name!r} is not one of {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     if name == "folder":
-        return folder.load(path, split, image_size, seed, test_fraction)
-    return DATASETS[name](path, split, None if image_size == "auto" else image_size, seed)
+        return folder.load(path, split, image_size, seed, fit, test_fraction)
+    on_disk = {} if fit == "middle" else {"fit": fit}
+    return DATASETS[name](path, split, None if image_size == "auto" else image_size, seed, **on_disk)
 
 
 def describe(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.images import fit, from_pil, to_unit, upload
+from datasets.images import FITS, from_pil, to_unit, upload
 from datasets.split import train_val_split
 from functions import pictures
 from functions.errors import InputError
@@ -40,6 +40,7 @@ class Decoder:
     # L where every file is grey, else RGB: then palettes, CMYK and grey files are converted
     mode: str
     image_size: int | None
+    fit: str = "middle"
 
     def __getitem__(self, indices: list[int]) -> Tensor | InputError:
         # An error is returned: raised in a worker process, it would arrive with a traceback for its text.
@@ -52,7 +53,7 @@ class Decoder:
         """(C, H, W) uint8. Raises InputError naming the file if it is corrupt."""
         with pictures.opened(file) as image:
             image = image.convert(self.mode)
-        return from_pil(image if self.image_size is None else fit(image, self.image_size))
+        return from_pil(image if self.image_size is None else FITS[self.fit](image, self.image_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,12 @@ class FolderImages:
 
 
 def load(
-    path: str, split: str, image_size: int | Literal["auto"] | None, seed: int, test_fraction: float | None = None
+    path: str,
+    split: str,
+    image_size: int | Literal["auto"] | None,
+    seed: int,
+    fit: str = "middle",
+    test_fraction: float | None = None,
 ) -> FolderImages:
     """The images below `path/<class>/`, or below `path/train/<class>/` and `path/test/<class>/` (see `layout`).
 
@@ -129,7 +135,7 @@ def load(
     width, height = (size, size) if size else sizes[0]
     files, labels = parts[split]
     shape = (1 if mode == "L" else 3, height, width)
-    return FolderImages(Decoder(files, mode, size), labels, place.classes, "folder", split, shape)
+    return FolderImages(Decoder(files, mode, size, fit), labels, place.classes, "folder", split, shape)
 
 
 class Layout(NamedTuple):

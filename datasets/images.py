@@ -199,6 +199,22 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return image if image.size == wanted else ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
 
 
+def fit_adm(image: Image.Image, size: int) -> Image.Image:
+    """`size` pixels square as ADM and DiT were trained: halved by averages while the short side is 2 `size` or more,
+    bicubic until it is `size`, the middle cut out (arXiv 2105.05233; the published code's centre crop).
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+# data.fit -> how an image of a folder becomes a square
+FITS = {"middle": fit, "adm": fit_adm}
+
+
 def resized(images: Tensor, size: int | None) -> Tensor:
     """`fit` for a tensor (N, C, H, W) uint8 with C = 1 or 3; None leaves it as it is."""
     if size is None or tuple(images.shape[2:]) == (size, size):

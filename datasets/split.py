@@ -167,6 +167,26 @@ def train_val_split(labels: Tensor, fraction: float, seed: int, key: str = "val_
     return _complement(torch.arange(len(labels)), val), val.sort().values
 
 
+def pool_of(labels: Tensor, remain: Tensor, n: int, seed: int, key: str = "data.remain_pool") -> Tensor:
+    """n of the indices `remain`, sorted, of each class its share to within one; a larger pool holds all smaller ones.
+
+    One permutation of the whole data set orders each class: its k-th image of m has the place (k + 1/2) / m, and the
+    first n places are the pool. So pools beside different forget sets are almost the same.
+    """
+    if n > len(remain):
+        raise InputError(f"{key}: {n} is more than the {len(remain)} images that remain")
+    remain = remain.cpu().sort().values
+    order = torch.randperm(len(labels), generator=order_generator(seed, "remain pool"))
+    mixed = order[torch.isin(order, remain)]
+    of = labels.cpu()[mixed]
+    size = torch.bincount(of)
+    by_class = of.argsort(stable=True)
+    rank = torch.empty_like(mixed)
+    rank[by_class] = torch.cat([torch.arange(m) for m in size.tolist()])
+    place = (rank.double() + 0.5) / size[of]
+    return mixed[place.argsort(stable=True)[:n]].sort().values
+
+
 def save_indices(path: str | Path, indices: Tensor, source: dict | None = None) -> None:
     """A JSON list of integers, written whole or not at all.
 
@@ -254,7 +274,8 @@ def _candidates(
             known = f"{name}, which has {n} classes (0..{n - 1})"
             raise InputError(f"label_to_forget: {c} is not a class of {known}")
         if not (of_pool == c).any():
-            raise InputError(f"label_to_forget: class {c} of {name} has no examples to forget")
+            called = f" ({classes[c]})" if not isinstance(classes, int) and classes[c] != str(c) else ""
+            raise InputError(f"label_to_forget: class {c}{called} of {name} has no examples to forget")
     return pool, pool[torch.isin(of_pool, torch.tensor(wanted))]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import datasets
 import models
 from datasets.facts import MOMENTS
-from datasets.split import checked_indices, select, train_val_split
+from datasets.split import checked_indices, pool_of, select, train_val_split
 from functions.config.classes import class_numbers
 from functions.config.load import config_hash
 from functions.config.schema import Config
@@ -89,7 +89,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     device, world = distributed.choose_device(cfg.device), WORLDS[cfg.world]
     set_float32(cfg.training.precision if cfg.training else "fp32")
     d = cfg.data
-    images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction)
+    images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction, fit=d.fit)
     cfg = with_class_numbers(cfg, images.classes)
     data, original = data_meta(cfg, images), Original.open(cfg)
     encoder_meta = _encoder(cfg, original)
@@ -195,6 +195,8 @@ def _forget(cfg: Config, images: Images, pool: Tensor) -> tuple[Tensor | None, T
         return None, pool, None
     seed, chosen = cfg.seeds.of("forget"), cfg.forget.model_dump()
     forget, remain = select(images.labels, images.classes, images.name, seed, pool, **chosen)
+    if cfg.data.remain_pool is not None:
+        remain = pool_of(images.labels, remain, cfg.data.remain_pool, cfg.data.pool_seed)
     selection = {
         "dataset": cfg.data.dataset,
         "label": cfg.forget.label if is_class(cfg.forget) else None,

@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> Path:
     from functions.judging.membership import U_LIRA, phi, scorable, u_lira
 
     data = load_config(args.config, "pretrain").data
-    images = datasets.load(data.dataset, data.path, "train", data.image_size, test_fraction=data.test_fraction)
+    rule = {"test_fraction": data.test_fraction, "fit": data.fit}
+    images = datasets.load(data.dataset, data.path, "train", data.image_size, **rule)
     shadows = Shadows(args, images)
     states = [torch.stack(of) for of in zip(*map(shadows.states, range(args.n_shadows)))]  # (M,N) twice
     pairs = int((scorable(*states) & states[1]).sum())

@@ -9,12 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what models and datasets may import too, and the only such modules of functions
-GROUND = "arrays errors files finite interrupts locks memory pictures places progress records randomness"
+GROUND = "arrays errors files finite imagenet interrupts locks memory pictures places progress records randomness"
 # room of functions -> the rooms it imports, all of them and no other: none runs back up
 ROOMS = {
     "errors": "",
     "files": "errors",
     "pictures": "errors files",
+    "imagenet": "errors",
     "interrupts": "",
     "locks": "errors files",
     "records": "errors files",
@@ -26,7 +27,7 @@ ROOMS = {
     "places": "errors",
     "tasks": "variance",
     "variance": "",
-    "config": "errors interrupts places",
+    "config": "errors imagenet interrupts places",
     "training": "errors progress tasks config",
     "curvature": "errors progress tasks",
     "storage": "errors files finite locks records config curvature",

@@ -11,6 +11,44 @@ from functions.errors import shown
 
 Group = argparse._ArgumentGroup
 
+# those that set a key of the config, see `names`
+FLAGS = [
+    "label_to_forget",
+    "ckpt_folder",
+    "mask_path",
+    "method",
+    "unlearn_loss",
+    "forget_alpha",
+    "decay_forget_alpha",
+    "remain_alpha",
+    "cond_scale",
+    "seed",
+    "dataset",
+    "data_path",
+    "image_size",
+    "test_fraction",
+    "remain_pool",
+    "arch",
+    "save_dir",
+    "epochs",
+    "batch_size",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "decreasing_lr",
+    "class_to_replace",
+    "num_indexes_to_replace",
+    "forget_fraction",
+    "forget_idx",
+    "alpha",
+    "no_l1_epochs",
+    "bn_mode",
+    "order",
+    "export",
+    "compile",
+    "bf16",
+]
+
 
 def add_forget_arguments(p: Group) -> None:
     p.add_argument(
@@ -41,6 +79,12 @@ def add_forget_arguments(p: Group) -> None:
         metavar="FILE",
         help="forget these: a JSON list or .npy of indices into the training images; those that a run was trained on "
         "are in RUN/ckpts/*/indices.safetensors, and --print_indices RUN prints them",
+    )
+    p.add_argument(
+        "--remain_pool",
+        type=int,
+        metavar="N",
+        help="of the images that remain only N, of each class its share (data.pool_seed)",
     )
     p.add_argument("--save_dir", type=a_path, metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
 

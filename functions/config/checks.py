@@ -7,6 +7,7 @@ from functions.config.schema import Config
 from functions.config.section import Mode, Refused
 from functions.config.worlds import WORLDS, worlds_with
 
+ON_DISK = ("folder", "tinyimagenet", "imagenet")  # data sets of files, that may differ in size
 FORGETS = (("label",), ("count",), ("fraction",), ("label", "count"), ("label", "fraction"), ("index_file",))
 
 
@@ -39,6 +40,13 @@ def _data(cfg: Config) -> None:
     for key, off in (("image_size", cfg.data.image_size != "auto"), ("test_fraction", cfg.data.test_fraction is None)):
         if not off and cfg.data.dataset != "folder":
             raise Refused(f"data.{key}", f"{getattr(cfg.data, key)} is for dataset folder, this is {cfg.data.dataset}")
+    d = cfg.data
+    if d.fit != "middle" and d.dataset not in ON_DISK:
+        raise Refused("data.fit", f"{d.fit} is for dataset {', '.join(ON_DISK)}, this is {d.dataset}")
+    if d.fit != "middle" and d.dataset == "folder" and d.image_size is None:
+        raise Refused("data.fit", f"{d.fit} needs a size (data.image_size)")
+    if d.remain_pool is not None and cfg.forget is None:
+        raise Refused("data.remain_pool", "has no meaning where nothing is forgotten (--label_to_forget)")
 
 
 def _training(cfg: Config) -> None:

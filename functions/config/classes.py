@@ -1,7 +1,8 @@
 """Choosing classes on the command line, by number or by name, and naming what was chosen. Torch-free.
 
 A class is called by its number, by its name, or, where a number is also another class's name, by `number:3` or
-`name:3`. Classes are given as their names, or as how many there are.
+`name:3`. Those of ImageNet, whose names are wnids, have English names as well. Classes are given as their names, or as
+how many there are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from functions import imagenet
 from functions.errors import InputError, nearest, shown
 
 Classes = int | Sequence[str]  # their number, or their names
@@ -38,7 +40,7 @@ def _number(word: int | str, classes: Classes, name: str, source: str) -> int:
     if len(found) > 1:
         raise InputError(f"{source}: {word} is {_both(str(word), classes)}")
     if not found:
-        hint = nearest(str(word), [] if isinstance(classes, int) else classes)
+        hint = _nearest(str(word), classes)
         raise InputError(f"{source}: {word} is not a class of {name}, which has {n} classes (0..{n - 1}){hint}")
     return found.pop()
 
@@ -80,10 +82,17 @@ def _meant(word: str, classes: Classes) -> set[int]:
     found = {names.index(word)} if only != "number" and word in names else set()
     if only != "name" and re.fullmatch("0|[1-9][0-9]{0,8}", word) and int(word) < n:
         found.add(int(word))
+    if only != "number" and imagenet.is_imagenet(classes):
+        found |= imagenet.called(word)
     return found
 
 
 def _both(word: str, classes: Sequence[str]) -> str:
+    """What the several classes are that a word may mean."""
+    if imagenet.is_imagenet(classes):
+        found = sorted(_meant(word, classes))
+        which = " and ".join(f"class {c} ({classes[c]}, {', '.join(imagenet.synonyms()[c])})" for c in found)
+        return f"a name of {which}; write {' or '.join(f'number:{c}' for c in found)}"
     number = int(word)
     return (
         f"the number of class {classes[number]!r} and the name of class {classes.index(word)}; "
@@ -95,12 +104,28 @@ def _unknown(part: str, classes: Classes) -> str:
     """What is wrong with a part of a list of classes."""
     n = _count(classes)
     if not re.fullmatch("x?[0-9]+", part):
-        hint = nearest(part, [] if isinstance(classes, int) else classes)
+        hint = _nearest(part, classes)
         return f"wanted classes (1,2,3, or their names) or classes to leave out (x0,x1){hint}"
     digits = part.removeprefix("x")
     split = ",".join(part[: -len(digits)] + d for d in digits)
     hint = f" (did you mean {split}?)" if len(set(digits)) == len(digits) > 1 else ""
     return f"no class {digits}, there are 0 to {n - 1}{hint}"
+
+
+def _nearest(word: str, classes: Classes) -> str:
+    """` (did you mean ...?)`: the name most like a word, or the English names that it is one of the words of."""
+    if not imagenet.is_imagenet(classes):
+        return nearest(word, [] if isinstance(classes, int) else classes)
+    english = [name for names in imagenet.synonyms() for name in names]
+    holds = [name for name in english if f" {word.lower()} " in f" {name.lower()} "]
+    if holds:
+        return f" (did you mean {' or '.join(map(repr, holds[:5]))}?)"
+    return nearest(word, [*english, *classes])
+
+
+def called(classes: Sequence[str]) -> Sequence[str]:
+    """The names of all classes as people call them: of ImageNet the English ones."""
+    return imagenet.names() if imagenet.is_imagenet(classes) else classes
 
 
 def _count(classes: Classes) -> int:

@@ -28,6 +28,9 @@ FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of i
 # Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
 LATER = {
     ("data", "test_fraction"): None,
+    ("data", "fit"): "middle",
+    ("data", "remain_pool"): None,
+    ("data", "pool_seed"): 0,
     ("diffusion", "learned_variance"): False,
     ("optim", "cosine_per"): "step",
     ("unlearn", "adaga_floor"): 1e-8,

@@ -26,6 +26,7 @@ FLAGS = {
     "data_path": "data.path",
     "image_size": "data.image_size",
     "test_fraction": "data.test_fraction",
+    "remain_pool": "data.remain_pool",
     "arch": "model",
     "save_dir": "save_dir",
     "epochs": "training.epochs",

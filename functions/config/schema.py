@@ -32,6 +32,7 @@ DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder"
 CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
 DIT_SIZES = ("XL", "L", "B", "S")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
+FITS = ("middle", "adm")
 
 ClassNumber = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -41,6 +42,8 @@ class Data(Section):
     path: Place = "data"  # where torchvision data sets are downloaded, or the folder of `dataset: folder`
     # resize to this; None keeps the data set's own size; auto (folder only) chooses one where they differ or are large
     image_size: Side | Literal["auto"] | None = None
+    # how an image on disk becomes a square: the middle, bilinear; or as ADM and DiT were trained, see `fit_adm`
+    fit: Literal[FITS] = "middle"
     test_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None  # of a `folder` that has no test part
     flip: bool = False  # random horizontal flips, drawn afresh for every batch
     frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
@@ -49,6 +52,9 @@ class Data(Section):
     # of the training images, never trained on; a classifier's accuracy on them is said after each epoch
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     indices: Place | None = None  # pretraining on these images alone: a JSON list or .npy of indices
+    # of the images that remain only so many, of each class its share: beside those to forget no others are opened
+    remain_pool: Positive | None = None
+    pool_seed: Seed = 0  # which; not of `seed`, so that runs of several seeds have one pool
 
 
 class UNetModel(Section):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from functions.config.classes import called
 from functions.files import write_atomic
 
 TILE = 64  # pixels: an image's longer side at least
@@ -37,6 +38,7 @@ Images = Sequence[Sequence[Image.Image]]  # rows of one size
 
 def rows_of(classes: Sequence[int], names: Sequence[str], forgotten: Sequence[int]) -> list[Row]:
     """A row for each of `classes`; `names` are those of all classes."""
+    names = called(names)
     return [Row(c, names[c], c in forgotten) for c in classes]
 
 

@@ -273,7 +273,7 @@ def test_only_a_test_part_may_lack_classes_and_not_all(tmp_path):
     assert datasets.load("folder", path=tmp_path, split="test").labels.tolist() == [0]
 
 
-# ---- Tiny ImageNet and ImageNet
+# ---- Tiny ImageNet (ImageNet: test_imagenet.py)
 
 
 @pytest.fixture
@@ -328,24 +328,6 @@ def test_tinyimagenet_test_part_that_does_not_fit_its_list(tiny, break_it, messa
         datasets.load("tinyimagenet", path=tiny, split="test")
     one_line(error)
     assert len(datasets.load("tinyimagenet", path=tiny)) == 6
-
-
-def test_imagenet_resizes_all(tmp_path):
-    for part, value in (("train", 10), ("val", 20)):
-        for c, wnid in enumerate(("n02", "n01")):
-            write(tmp_path / "imagenet" / part / wnid / "a.JPEG", np.full((30, 50 + c, 3), value + c))
-            write(tmp_path / "imagenet" / part / wnid / "b.JPEG", np.full((40, 20), value + c))  # grey
-    (tmp_path / "imagenet" / "devkit").mkdir()
-    for path in (tmp_path, tmp_path / "imagenet"):
-        for part, value in (("train", 10), ("test", 20)):
-            images = datasets.load("imagenet", path=path, split=part, image_size=16)
-            x, c = images.gather(torch.arange(4))
-            assert (images.classes, images.shape, c.tolist()) == (("n01", "n02"), (3, 16, 16), [0, 0, 1, 1])
-            assert grey_levels(x) == [value + 1, value + 1, value, value] and x.shape == (4, 3, 16, 16)
-    assert datasets.load("imagenet", path=tmp_path).shape == (3, 224, 224)
-    write(tmp_path / "imagenet" / "val" / "n03" / "a.JPEG", np.zeros((30, 30)))
-    with pytest.raises(InputError, match=r"n03: a class that .*train does not have"):
-        datasets.load("imagenet", path=tmp_path, split="test")
 
 
 @pytest.mark.parametrize(
