@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--classifier", type=a_path, help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
     )
-    parser.add_argument("-b", "--batch_size", "--batch-size", type=a_batch, default=256)
+    parser.add_argument("-b", "--batch_size", type=a_batch, default=256)
     parser.add_argument("--out", type=a_path, help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)

@@ -29,26 +29,37 @@ LARGEST_SEED, LARGEST_BATCH, LARGEST_SIDE = 2**63 - 1, 2**20, 4096
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags in full, `--debug` with them; every mistake is an InputError of one line that names the flag."""
+    """Flags in full, `--debug` with them; every mistake is an InputError of one line that names the flag.
+
+    `--batch-size` is `--batch_size`: published scripts write either.
+    """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        self._words: list[str] = []
         self.register("type", int, whole())
         self.register("type", float, number())
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_args(self, args=None, namespace=None):
         """A flag that is unknown is said first: what it was meant to be would else be called missing."""
-        words = list(sys.argv[1:] if args is None else args)
-        for word in words[: words.index("--") if "--" in words else None]:
-            flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in self._option_string_actions:
-                self.error(f"{shown(flag)[1:-1]}: no such flag{nearest(flag, self._option_string_actions)}")
+        self._words = words = list(sys.argv[1:] if args is None else args)
+        spelled = {_plain(flag): flag for flag in reversed(self._option_string_actions)}
+        for i, word in enumerate(words[: words.index("--") if "--" in words else None]):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--"):
+                if _plain(flag) not in spelled:
+                    self.error(f"{shown(flag)[1:-1]}: no such flag{nearest(_plain(flag), self._option_string_actions)}")
+                words[i] = spelled[_plain(flag)] + equals + value
         return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """What argparse says, the flag by its long name first, and the nearest one for a flag that is unknown."""
-        message = re.sub(r"^argument (?:-\w/)?([\w-]+)[^:]*:", r"\1:", message)
+        """What argparse says, the flag by the name that was typed or its first long one."""
+        if named := re.match(r"argument ([\w/-]+)[^:]*:", message):
+            names = named[1].split("/")
+            long = [n for n in names if n.startswith("--")] or names
+            typed = [word.partition("=")[0] for word in self._words]
+            message = f"{next((n for n in long if n in typed), long[0])}:{message[named.end() :]}"
         message = re.sub(r"expected (?:one|at least one) argument", "wanted a value after it", message)
         if unknown := re.match(r"unrecognized arguments: (\S*)", message):
             message = f"{shown(unknown[1])[1:-1]}: one word too many, or no such flag"
@@ -60,6 +71,11 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(
                 action, f"got {shown(value)}; wanted {', '.join(names)}{nearest(value, names)}"
             )
+
+
+def _plain(flag: str) -> str:
+    """`--no-dry_run` -> `--no_dry_run`"""
+    return "--" + flag.removeprefix("--").replace("-", "_")
 
 
 def whole(low: int | None = None, high: int | None = None) -> Callable[[str], int]:

@@ -50,7 +50,7 @@ FLAGS = [
     ),
     (f"{P} --sede 3", "--sede: no such flag (did you mean '--seed'?)"),
     (f"{P} --dry", "--dry: no such flag (did you mean '--dry_run'?)"),
-    (f"{S} --cond-scale 3", "(did you mean '--cond_scale'?)"),
+    (f"{S} --cond-scal 3", "(did you mean '--cond_scale'?)"),
     (f"{S} --n_samples 3", "(did you mean '--n_samples_per_class'?)"),
     (f"{T} --learning_rate 3", "--learning_rate: no such flag; see"),
     (f"{P} pretrain", "pretrain: one word too many"),

@@ -1,5 +1,6 @@
 """The ends of a script: every mistake one line and a code, every bug a line and its traceback in a file."""
 
+import argparse
 import errno
 import io
 import os
@@ -111,8 +112,8 @@ def test_a_reader_that_went_away(monkeypatch, capsys):
 
 def parser() -> Parser:
     p = Parser(description="x")
-    p.add_argument("-b", "--batch_size", "--batch-size", type=int)
-    p.add_argument("--label_to_forget", type=whole(0, 9))
+    p.add_argument("-b", "--batch_size", type=int)
+    p.add_argument("--label_to_forget", "--forget_class", type=whole(0, 9))
     p.add_argument("--lr", type=float)
     p.add_argument("--alpha", type=number(0))
     p.add_argument("--seed", type=a_seed)
@@ -130,6 +131,8 @@ def parser() -> Parser:
         ("-b x", "--batch_size: got 'x'; wanted a whole number"),
         ("--batch-size 1.5", "--batch_size: got '1.5'; wanted a whole number"),
         ("--label_to_forget 10", "--label_to_forget: got '10'; wanted a whole number from 0 to 9"),
+        ("--forget-class 10", "--forget_class: got '10'; wanted a whole number from 0 to 9"),
+        ("--lable-to-forget 3", "--lable-to-forget: no such flag (did you mean '--label_to_forget'?)"),
         ("--lr nan", "--lr: got 'nan'; wanted a finite number"),
         ("--alpha -1", "--alpha: got '-1'; wanted a finite number, 0 or more"),
         ("--seed 1180591620717411303424", "--seed: got '1180591620717411303424'; wanted a whole number from 0 to"),
@@ -145,6 +148,15 @@ def test_a_flag_that_is_wrong_is_one_line(words, line, monkeypatch, capsys):
     code, lines = ends(lambda _: parser().parse_args(words.split()), monkeypatch, capsys)
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith(f"script.py: {line}") and lines[0].endswith("; see --help")
+
+
+def test_hyphens_are_underscores_in_names_of_flags_and_nowhere_else():
+    p = parser()
+    p.add_argument("--dry_run", action=argparse.BooleanOptionalAction)
+    p.add_argument("rest", nargs="*")
+    args = p.parse_args(["--batch-size=3", "--forget-class", "1", "--out", "a-b", "--mode", "pretrain", "--no-dry-run"])
+    assert (args.batch_size, args.label_to_forget, args.out, args.dry_run) == (3, 1, "a-b", False)
+    assert p.parse_args(["--mode", "pretrain", "--", "--batch-size"]).rest == ["--batch-size"]
 
 
 def test_long_values_are_shown_short():
