@@ -22,7 +22,7 @@ from functions.training.ema import EMA
 from functions.training.epochs import Epochs
 from functions.training.finite import Latch
 from functions.training.forward import counted, training_forward
-from functions.training.optim import make_optimizer, set_lr
+from functions.training.optim import Optimizer, make_optimizer, packs, set_lr
 from functions.training.schedules import cosine_decay, step_decay
 from functions.training.update import Mask, Tensors, Update
 from runners import plan, snapshots
@@ -73,9 +73,9 @@ class Runner:
         u = cfg.unlearn
         self.strict = self.mask is not None and u.mask_mode == "strict"
         self.update = Update(self.names, self.params, cfg.optim, self.strict, bool(u and u.clip_first))
-        self.optimizer = self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
+        self.optimizer = self.optimizer_f = self._optimizer()
         if u and u.optimizer_state == "separate":
-            self.optimizer_f = make_optimizer(self.params, cfg.optim, decay=not self.strict)
+            self.optimizer_f = self._optimizer()
         self.remain = self.stream(m.images, m.remain, "remain")
         self.forget = None if m.forget is None else self.stream(m.images, m.forget, "forget")
         self.both: Stream | None = None
@@ -84,6 +84,12 @@ class Runner:
         self.latch, self.cost = Latch(self.device), Cost(distributed.size())
         self.begin(m)
         self.cost.watch(counted(self.model))  # last: copies made before do not count for it
+
+    def _optimizer(self) -> Optimizer:
+        """One for all weights, or for those alone that a strict mask lets move."""
+        u, optim = self.cfg.unlearn, self.cfg.optim
+        masks = [self.mask[n] for n in self.names] if u and u.freezes and packs(optim) else None
+        return make_optimizer(self.params, optim, decay=not self.strict, masks=masks)
 
     # ---- what methods define
 
@@ -109,7 +115,7 @@ class Runner:
         loss: Tensor | Tensors,
         mask: Mask | None = None,
         clip: float | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
         """zero, backward, reduce, mask, clip, decay, step: the only update of weights. `functions.training.update`."""
         self.update(loss, optimizer or self.optimizer, mask, clip)
@@ -259,7 +265,7 @@ class Runner:
         return [s for s in (self.remain, self.forget, self.both) if s is not None]
 
     @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def optimizers(self) -> list[Optimizer]:
         return [self.optimizer] if self.optimizer_f is self.optimizer else [self.optimizer, self.optimizer_f]
 
     def plan(self) -> str:

@@ -157,9 +157,15 @@ def save(run, done: int, look: bool = True) -> None:
 def _check_moments(run, done: int, states: list[dict]) -> None:
     """An infinite mean of squared gradients stops a weight without a word: Adam divides by its root."""
     for state in states:
-        moments = {f"{key} of weight {i}": t for i, of in state["state"].items() for key, t in of.items()}
+        moments = {f"{key} of weight {i}": t for i, of in state["state"].items() for key, t in _flat(of).items()}
         if bad := bad_values({name: t for name, t in moments.items() if isinstance(t, Tensor)}):
             raise diverged(run.folder.path, f"{next(iter(bad))} is NaN or infinite at step {done}")
+
+
+def _flat(of: dict) -> dict:
+    """The state of one weight; bitsandbytes keeps its tensors in a dict inside."""
+    inside = [_flat(value) for value in of.values() if isinstance(value, dict)]
+    return {**of, **{key: t for found in inside for key, t in found.items()}}
 
 
 def _preview_path(run, done: int) -> Path:

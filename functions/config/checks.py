@@ -16,6 +16,8 @@ def check(cfg: Config, mode: str) -> None:
     for general in (_world, _data, _training, _forget):
         general(cfg)
     method = METHODS[mode]
+    if "optim" in method.needs:
+        _moments(cfg)
     if method.section is None:
         method().check(cfg)
     for name in (method.section, *method.needs):
@@ -57,6 +59,18 @@ def _training(cfg: Config) -> None:
     if o and (o.lr_schedule == "steps") != bool(o.decreasing_lr):
         why = f"epochs belong to lr_schedule steps, and it to them; lr_schedule is {o.lr_schedule}"
         raise Refused("optim.decreasing_lr", why)
+
+
+def _moments(cfg: Config) -> None:
+    """Moments of some weights alone are enough where the others never move."""
+    o = cfg.optim
+    if not o.sparse_moments:
+        return
+    if not (cfg.unlearn and cfg.unlearn.freezes):
+        why = "wanted a mask (--mask_path), unlearn.mask_mode strict, and a mode whose every step is masked"
+        raise Refused("optim.sparse_moments", why)
+    if o.name == "sgd" and o.momentum == 0:
+        raise Refused("optim.sparse_moments", "sgd without momentum has no moments")
 
 
 def _forget(cfg: Config) -> None:

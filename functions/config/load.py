@@ -33,6 +33,7 @@ LATER = {
     ("data", "pool_seed"): 0,
     ("diffusion", "learned_variance"): False,
     ("optim", "cosine_per"): "step",
+    ("optim", "sparse_moments"): False,
     ("unlearn", "adaga_floor"): 1e-8,
     ("unlearn", "drop_labels"): False,
     ("unlearn", "target_dropout"): False,

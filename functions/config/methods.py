@@ -68,6 +68,11 @@ class SFRon(Objective, Stepped):
     optimizer_state: Literal["shared", "separate"] = "shared"
 
     @property
+    def freezes(self):
+        masked = self.method == "ron" or self.mask_joint
+        return masked and self.mask_path is not None and self.mask_mode == "strict"
+
+    @property
     def revision(self):
         """1: forget steps are 0, n, 2n; before they were n - 1, 2n - 1."""
         return int(self.forget_every > 1)

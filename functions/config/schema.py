@@ -135,7 +135,7 @@ class Diffusion(Section):
 
 
 class Optim(Section):
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "adamw8bit"] = "adam"  # 8bit: moments in 8 bits, by bitsandbytes
     lr: float = Field(gt=0, le=1e30)  # float32 ends at 3e38
     lr_schedule: Literal["constant", "cosine", "steps"] = "constant"
     cosine_per: Literal["step", "epoch"] = "step"  # cosine: the rate falls with each step, or (published) each epoch
@@ -143,6 +143,8 @@ class Optim(Section):
     weight_decay: Weight = 0.0
     momentum: Share = 0.9  # SGD only
     grad_clip: Scale | None = None  # norm; training and remain steps
+    # moments of the weights in a strict mask alone, where every step is masked; adamw8bit does that without being asked
+    sparse_moments: bool = False
 
 
 class Training(Section):

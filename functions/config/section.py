@@ -79,6 +79,11 @@ class Mode(Section):
         return False
 
     @property
+    def freezes(self) -> bool:
+        """Whether every step goes through a strict mask, so that the others of the weights end bit-identical."""
+        return False
+
+    @property
     def revision(self) -> int:
         """Grows where the same keys come to do something else: a run that began before is not gone on with."""
         return 0

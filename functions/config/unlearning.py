@@ -70,6 +70,10 @@ class Masked(Stepped):
 
     clip_first: bool = False  # published SalUn: clip the gradient's norm before masking it, not after
 
+    @property
+    def freezes(self):
+        return self.mask_path is not None and self.mask_mode == "strict"
+
 
 class Weighted(Section):
     """The weight of the forget loss: alpha, or alpha (1 + cos(pi k / n_iters)) / 2 at step k."""

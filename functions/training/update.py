@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from functions.training import distributed
+from functions.training.optim import DECOUPLED, Optimizer
 
 Mask = dict[str, Tensor]  # parameter name -> bool, True = may move
 Tensors = Sequence[Tensor]
@@ -26,14 +27,10 @@ class Update:
 
     def __init__(self, names: Sequence[str], params: Sequence[nn.Parameter], optim, strict: bool, clip_first: bool):
         self.names, self.params, self.strict, self.clip_first = names, params, strict, clip_first
-        self.decay, self.decoupled = optim.weight_decay, optim.name == "adamw"
+        self.decay, self.decoupled = optim.weight_decay, optim.name in DECOUPLED
 
     def __call__(
-        self,
-        loss: Tensor | Tensors,
-        optimizer: torch.optim.Optimizer,
-        mask: Mask | None = None,
-        clip: float | None = None,
+        self, loss: Tensor | Tensors, optimizer: Optimizer, mask: Mask | None = None, clip: float | None = None
     ) -> None:
         """`loss` is a scalar, or the gradients of all weights where a method has combined them itself."""
         optimizer.zero_grad()

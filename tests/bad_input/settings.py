@@ -23,6 +23,7 @@ SETTINGS = [
             *("data.indices=nowhere.json", "data.path=5", "data.flip=maybe", "data.image_size=7"),
             *("optim.lr=0", "optim.lr=-1", "optim.lr=.nan", "optim.lr=.inf", "optim.lr=1e300", "optim.lr=fast", "optim.lr=2020-01-01"),
             *("optim.name=adagrad", "optim.grad_clip=0", "optim.momentum=2", "optim.lr_schedule=linear", "optim.decreasing_lr=[0]"),
+            *("optim.sparse_moments=true", "optim.sparse_moments=1"),
             *("seeds.seed=-1", "seeds.seed=1180591620717411303424", "seeds.seed=x", "seeds.init=-1", "seeds.seed=9" + "9" * 30),
             *("device=foo", "device=meta", "device=cuda:99", "device=5", "world=gan", "world={}", "world=5", "results=5", "results=\"\""),
             *("forget.label=0", "unlearn.los=1", "unlearn=5", "sa=5", "sa.lmda=1", "init_weights=best", "encoder.name=vae", "nothing=1"),
@@ -48,6 +49,7 @@ SETTINGS = [
             *("unlearn.bn_mode=off", "unlearn.dropuot=true", "unlearn.mask_path=\"\"", "unlearn.ratio=0.1"),
         )
     ),
+    (f"{U} --set optim.sparse_moments=true", "unlearn.mask_mode strict, and a mode whose every step is masked"),
     (f"{P} --set training.n_iters", "wanted section.key=value"),
     (f"{P} --set =3", "--set =3"),
     (f"{P} --set training..n_iters=3", "unknown key"),

@@ -365,3 +365,37 @@ def test_resume_of_a_run_from_before_says_so():
     )
     with pytest.raises(InputError, match=line):
         cases.pretrain("classifier", "--resume", str(run))
+
+
+# ---- moments of masked-in weights alone
+
+
+MASKED = "unlearn: {mask_path: m.safetensors}\noptim: {lr: 1e-3, sparse_moments: true}\n"
+SPARSE = DDPM.replace("optim: {lr: 1e-3}\n", "") + MASKED
+
+
+@pytest.mark.parametrize("mode, settings", [("salun", []), ("sfron", ["unlearn.mask_mode=strict"])])
+def test_sparse_moments_are_for_modes_that_freeze(load, mode, settings):
+    cfg = load(SPARSE, mode, settings=settings)
+    assert cfg.unlearn.freezes and cfg.optim.sparse_moments
+    assert not load(DDPM, mode, settings=["unlearn.mask_mode=strict"]).unlearn.freezes
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "why"),
+    [
+        ("salun", ["unlearn.mask_path=null"], "wanted a mask"),
+        ("salun", ["unlearn.mask_mode=gradient"], "unlearn.mask_mode strict"),
+        ("sfron", [], "unlearn.mask_mode strict"),
+        (
+            "sfron",
+            ["unlearn.mask_mode=strict", "unlearn.method=joint", "unlearn.mask_joint=false"],
+            "every step is masked",
+        ),
+        ("retrain", ["model={name: unet, ch: 8, ch_mult: [1], num_res_blocks: 1, attn_resolutions: []}"], "every step"),
+        ("salun", ["optim.name=sgd", "optim.momentum=0.0"], "sgd without momentum has no moments"),
+    ],
+)
+def test_sparse_moments_where_weights_may_move_are_refused(load, mode, settings, why):
+    with pytest.raises(InputError, match=rf"optim.sparse_moments: .*{why}"):
+        load(SPARSE, mode, settings=settings)
