@@ -178,7 +178,7 @@ def test_a_gradient_mask_lets_weight_decay_through(original):
 def test_retrain_and_finetune_never_draw_the_forgotten_class(original, monkeypatch):
     world, run, _ = original
     seen = []
-    task = {"ddpm": Denoising, "classifier": Classification}[world]
+    task = Classification if world == "classifier" else Denoising
     draw = task.draw
     monkeypatch.setattr(task, "draw", lambda self, x, c, *a, **k: seen.append(c) or draw(self, x, c, *a, **k))
     cases.unlearn(world, "finetune", run, "--set", "training.batch_size=64", label=3)

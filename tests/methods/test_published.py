@@ -269,13 +269,14 @@ def leaves(block: dict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-CONFIGS = {"ddpm": "cifar10_{}.yml", "classifier": "cifar10_classifier.yml"}
+CONFIGS = {"ddpm": "cifar10_{}.yml", "dit": "dit.yml", "classifier": "cifar10_classifier.yml"}
 FILES = {"generate_fisher": "fisher", "generate_mask": "saliency_unlearn", "salun": "saliency_unlearn"}
 
 
 def loaded(world: str, mode: str, **more):
     flags = {"pretrain": {}, "fim": {"ckpt_folder": "x"}, "sample": {"ckpt_folder": "x"}}.get(mode, FLAGS)
-    return load_config(CONFIGS[world].format(FILES.get(mode, mode)), mode, flags=flags, **more)
+    data = {"dit": ["data={dataset: digits}"]}.get(world, ())
+    return load_config(CONFIGS[world].format(FILES.get(mode, mode)), mode, settings=data, flags=flags, **more)
 
 
 @pytest.mark.parametrize("world, mode", [(w, m) for w, block in BLOCKS.items() for m in block["modes"]])
@@ -290,7 +291,7 @@ def test_all_of_a_modes_block_arrives(world, mode):
 @pytest.mark.parametrize(
     "world, mode",
     [(w, m) for w in BLOCKS for m in methods.MODES if m not in BLOCKS[w]["modes"] and w == "classifier"]
-    + [("ddpm", m) for m in ("pretrain", "sa", "ga", "finetune", "esd", "erasediff")],
+    + [(w, m) for w in ("ddpm", "dit") for m in ("pretrain", "sa", "ga", "finetune", "esd", "erasediff")],
 )
 def test_a_mode_without_a_block_is_left_alone(world, mode):
     assert loaded(world, mode, overlays=["as_published.yml"]) == loaded(world, mode)
