@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from functions.randomness import key_seed, keyed_generator
-from functions.tasks import Classification, Denoising, Draw, linear_alpha_bar
+from functions.tasks import Classification, Denoising, Draw, denoising, linear_alpha_bar
 from functions.training.losses import adaptive_mean, adaptive_weights
 from functions.training.schedules import cosine_decay
 from models import Pixels
@@ -127,3 +127,46 @@ def test_pixels_round_trip():
     x = torch.rand(2, 1, 3, 3)
     torch.testing.assert_close(Pixels().decode(Pixels().encode(x)), x)
     assert Pixels().decode(torch.tensor([-3.0, 3.0])).tolist() == [0.0, 1.0]
+
+
+# ---- a learned variance: predictions are eps-hat and v
+
+
+def learned(**more):
+    d = {"timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "p_uncond": 0.1, "reduction": "mean"}
+    return denoising({**d, "learned_variance": True, **more}, Pixels(), 10)
+
+
+def drawn(n: int = 3) -> Draw:
+    generator = torch.Generator().manual_seed(0)
+    return learned().draw(torch.rand(n, 1, 4, 4, generator=generator), torch.arange(n), generator=generator)
+
+
+def test_the_bound_trains_v_alone_and_the_error_eps_alone():
+    task, draw = learned(), drawn()
+    prediction = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    (g,) = torch.autograd.grad(task.losses_of(prediction, draw).sum(), prediction)
+    eps_hat = prediction.detach()[:, :1]
+    torch.testing.assert_close(g[:, :1], 2 * (eps_hat - draw.eps) / 16)  # d/d eps-hat of the mean squared error alone
+    assert (g[:, 1:] != 0).all()
+
+
+def test_guidance_leaves_v_as_the_condition_says_and_may_leave_channels():
+    model = lambda x, t, c: torch.cat([x, 2 * x], 1) * (1 + c.view(-1, 1, 1, 1))
+    x = torch.randn(2, 4, 2, 2)
+    draw = Draw(x, torch.tensor([0, 4]), torch.tensor([1, 2]), x)
+    task = learned()
+    given, null = model(x, draw.t, draw.c), model(x, draw.t, torch.tensor([10, 10]))
+    guided = task.predict(model, draw, guidance=2.0)
+    torch.testing.assert_close(guided[:, :4], 3 * given[:, :4] - 2 * null[:, :4])
+    assert torch.equal(guided[:, 4:], given[:, 4:])
+    task.guided_channels = 3  # as published
+    three = task.predict(model, draw, guidance=2.0)
+    assert torch.equal(three[:, :3], guided[:, :3]) and torch.equal(three[:, 3:], given[:, 3:])
+
+
+def test_divergence_is_of_eps_alone():
+    task, p = learned(), torch.zeros(1, 2, 2, 2)
+    q = torch.stack([torch.full((2, 2), 2.0), torch.full((2, 2), 9.0)])[None]  # v is far apart
+    assert task.divergence(p, q).tolist() == [4.0]
+    assert torch.equal(task.eps_of(q), q[:, :1])
