@@ -57,7 +57,10 @@ def load(
 def describe(
     name: str, path: str = "data", image_size: int | Literal["auto"] | None = None
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """(C, H, W) and class names of a data set. Those that `FACTS` does not know are loaded."""
+    """(C, H, W) and class names of a data set. Those of which neither is known without reading them are loaded."""
+    if name == "imagenet":
+        side = image_size or imagenet.IMAGENET_SIZE
+        return (3, side, side), imagenet.wnids()
     if name in FACTS:
         channels, side, classes = FACTS[name]
         return (channels, image_size or side, image_size or side), classes

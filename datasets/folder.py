@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.images import FITS, from_pil, to_unit, upload
+from datasets.images import FITS, ImageSet, from_pil, to_unit, upload
 from datasets.split import train_val_split
 from functions import pictures
 from functions.errors import InputError
@@ -100,6 +100,8 @@ class FolderImages:
             if isinstance(x, InputError):
                 raise x
             yield upload(x, self.device)
+
+    finish = staticmethod(ImageSet.finish)
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32 in [0, 1] and c (B,) of these indices, on the device."""

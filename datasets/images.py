@@ -52,6 +52,11 @@ class ImageSet:
         """For each LongTensor (B,), its images (B, C, H, W), uint8; `n_workers` has nothing to do here."""
         return (self.images[i] for i in indices)
 
+    @staticmethod
+    def finish(x: Tensor, flip: Tensor | None = None, shift: Tensor | None = None, crop: int = 0) -> Tensor:
+        """A batch as it is handed out, in [0, 1]: moved by `augment` where `flip` and `shift` are given."""
+        return to_unit(x if flip is None else augment(x, flip, shift, crop))
+
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32 in [0, 1] and c (B,) of these indices, on the device."""
         indices = indices.to(self.device)
@@ -152,19 +157,18 @@ class Stream:
         rows, x = next(self._batches)
         rows = upload(rows, x.device)
         self._position += 1
-        if self.shuffle.flip or self.shuffle.crop:
-            x = augment(x, rows[:, 1], rows[:, 2:], self.shuffle.crop)
-        i = rows[:, 0]
+        moved = (rows[:, 1], rows[:, 2:], self.shuffle.crop) if self.shuffle.flip or self.shuffle.crop else ()
+        x, i = self.images.finish(x, *moved), rows[:, 0]
         if self.marked is None:
-            return to_unit(x), self.images.labels[i]
-        return to_unit(x), self.images.labels[i], self.marked[i]
+            return x, self.images.labels[i]
+        return x, self.images.labels[i], self.marked[i]
 
 
 def ordered(images, indices: Tensor, batch_size: int, n_workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """`indices` once, in order, as they are: x (B, C, H, W) in [0, 1], c (B,); the last may be short."""
     chunks = upload(indices, images.index_device).split(batch_size)
     for i, x in zip(chunks, images.batches(chunks, n_workers)):
-        yield to_unit(x), images.labels[upload(i, x.device)]
+        yield images.finish(x), images.labels[upload(i, x.device)]
 
 
 def augment(x: Tensor, flip: Tensor, shift: Tensor, crop: int) -> Tensor:

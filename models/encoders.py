@@ -65,6 +65,11 @@ class Latents:
         """On the encoder's device, in eval mode, without gradients."""
         return load_vae(local_folder(self.place), self.sha256).to(self.device)
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the autoencoder's weights, which are fetched where they have not been seen yet."""
+        return self.sha256 or sha256_file(local_folder(self.place) / WEIGHTS)
+
     def to(self, device: torch.device | str) -> Latents:
         """In place."""
         self.device = device
@@ -171,7 +176,8 @@ def load_vae(folder: Path, sha256: str | None) -> nn.Module:
             f"{folder / WEIGHTS}: another autoencoder than the one that the model was trained with (--vae)"
         )
     try:
-        with Budget(MOST):
+        # random weights come first: read in the middle of a step, it must not shift what the step draws
+        with Budget(MOST), torch.random.fork_rng(devices=[]):
             vae = AutoencoderKL.from_config(config)
         vae.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (safetensors.SafetensorError, RuntimeError, ValueError, TypeError) as error:

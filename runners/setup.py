@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import datasets
 import models
 from datasets.facts import MOMENTS
+from datasets.latents import LatentImages
 from datasets.split import checked_indices, pool_of, select, train_val_split
 from functions.config.classes import class_numbers
 from functions.config.load import config_hash
@@ -26,10 +27,11 @@ from functions.tasks import Task
 from functions.training import distributed
 from functions.training.forward import set_float32
 from models.classifiers import check_takes, load_imagenet
+from runners.latents import kept
 from runners.original import Original
 from runners.worlds import WORLDS, Look, Score
 
-Images = datasets.ImageSet | datasets.FolderImages
+Images = datasets.ImageSet | datasets.FolderImages | LatentImages
 
 
 @dataclass
@@ -92,15 +94,15 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction, fit=d.fit)
     cfg = with_class_numbers(cfg, images.classes)
     data, original = data_meta(cfg, images), Original.open(cfg)
-    encoder_meta = _encoder(cfg, original)
+    encoder_meta = encoder_of(cfg, original)
     encoder = models.encoder(encoder_meta)
     seen = {**data, "shape": encoder.shape(images.shape)}
     learned = cfg.diffusion is not None and cfg.diffusion.learned_variance
     wanted = cfg.model and model_meta(cfg.model, seen, MOMENTS.get(images.name), learned)
     if original is not None:
         original.check(cfg, data, wanted)
-    pool, val = _split(cfg, images, original)
-    forget, remain, selection = _forget(cfg, images, pool)
+    pool, val = split(cfg, images, original)
+    forget, remain, selection = selected(cfg, images, pool)
     meta = original.meta["model"] if original else wanted
     pretrained = (
         original.pretrained if original else cfg.model.arch if getattr(cfg.model, "pretrained", False) else None
@@ -112,6 +114,9 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     else:
         source, model = original.hash, original.model(dropout=not cfg.unlearn or cfg.unlearn.dropout)
     _check_batches(cfg, images, model)
+    if d.latents is not None:
+        images = kept(cfg, images, data, encoder, remain if forget is None else torch.cat([forget, remain]))
+        encoder_meta = {**encoder_meta, "kwargs": {**encoder_meta["kwargs"], "sha256": encoder.sha256}}
     diffusion = cfg.diffusion.model_dump() if fresh and cfg.diffusion else original and original.meta["diffusion"]
     task = world.task(images.n_classes, diffusion, encoder)
     if selection and isinstance(selection["label"], list):
@@ -133,7 +138,7 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     )
 
 
-def _encoder(cfg: Config, original: Original | None) -> dict:
+def encoder_of(cfg: Config, original: Original | None) -> dict:
     """The encoder as `meta.json` stores it: the original's, which a config may only place elsewhere; without one, the
     config's, or pixels."""
     asked = cfg.encoder and models.encoder_meta(**cfg.encoder.model_dump())
@@ -173,7 +178,7 @@ def data_meta(cfg: Config, images: Images) -> dict:
     }
 
 
-def _split(cfg: Config, images: Images, original: Original | None) -> tuple[Tensor, Tensor]:
+def split(cfg: Config, images: Images, original: Original | None) -> tuple[Tensor, Tensor]:
     """(what may be trained on, validation): the original's, as its checkpoint says, or drawn for a new model."""
     if original is not None:
         if cfg.data.indices is not None:
@@ -189,7 +194,7 @@ def _split(cfg: Config, images: Images, original: Original | None) -> tuple[Tens
     return pool[train], pool[val]
 
 
-def _forget(cfg: Config, images: Images, pool: Tensor) -> tuple[Tensor | None, Tensor, dict | None]:
+def selected(cfg: Config, images: Images, pool: Tensor) -> tuple[Tensor | None, Tensor, dict | None]:
     """(forget set, what remains, the forget set by data set, class where it is one, name and hash of its indices)."""
     if cfg.forget is None:
         return None, pool, None

@@ -38,7 +38,11 @@ ROOMS = {
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.
 LEAVING = set()
 PACKAGES = {"functions": "", "models": "functions", "datasets": "functions", "runners": "models datasets functions"}
-TRAINING_SCRIPTS = {"train", "fim"}  # all other scripts, top-level and in scripts/, judge or sample: never runners
+TRAINING_SCRIPTS = {
+    "train",
+    "fim",
+    "encode_dataset",
+}  # all other scripts, top-level and in scripts/, judge or sample: never runners
 SCRIPTS = {p.stem for p in ROOT.glob("*.py")}
 MODULES = {
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from datasets import ImageSet, Stream
+from datasets.shards import claimed
 
 
 def toy(n: int = 10, size: int = 4) -> ImageSet:
@@ -38,3 +43,12 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 def write(path, pixels, mode: str = "L") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, dtype=np.uint8)).convert(mode).save(path)
+
+
+def write_and_die(identity: dict) -> None:
+    """Two shards in kept/, and kill -9 while the file of a third is written. For a process of its own."""
+    there = claimed(Path("kept"), identity)
+    for images in ([5, 2], [7, 0], [1, 3]):
+        if images == [1, 3]:
+            os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        there.write(images, np.ones((2, 2, *identity["moments"]), np.float16))

@@ -28,6 +28,7 @@ FLAGS = [
     "image_size",
     "test_fraction",
     "remain_pool",
+    "latents",
     "arch",
     "save_dir",
     "epochs",
@@ -139,6 +140,9 @@ def add_training_arguments(p: Group) -> None:
         type=a_path,
         metavar="DIR",
         help="where data sets are, or go (default: data; without --config that of RUN)",
+    )
+    p.add_argument(
+        "--latents", type=a_path, metavar="FOLDER", help="read what encode_dataset.py wrote there, not the images"
     )
     p.add_argument("--image_size", type=side, metavar="PIXELS", help="side of all images; auto: chosen (folder)")
     p.add_argument("--test_fraction", type=float, metavar="Q", help="test part of a folder that has none (data.path)")

@@ -49,6 +49,10 @@ def _data(cfg: Config) -> None:
         raise Refused("data.fit", f"{d.fit} needs a size (data.image_size)")
     if d.remain_pool is not None and cfg.forget is None:
         raise Refused("data.remain_pool", "has no meaning where nothing is forgotten (--label_to_forget)")
+    if d.latents is not None and not WORLDS[cfg.world].diffusion:
+        raise Refused("data.latents", f"a {cfg.world} sees the images themselves")
+    if d.latents is not None and d.crop:
+        raise Refused("data.crop", "latents are of whole images and their mirror images: wanted 0 (data.latents)")
 
 
 def _training(cfg: Config) -> None:

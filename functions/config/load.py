@@ -31,6 +31,7 @@ LATER = {
     ("data", "fit"): "middle",
     ("data", "remain_pool"): None,
     ("data", "pool_seed"): 0,
+    ("data", "latents"): False,
     ("diffusion", "learned_variance"): False,
     ("optim", "cosine_per"): "step",
     ("optim", "sparse_moments"): False,
@@ -187,6 +188,8 @@ def config_hash(cfg: Config) -> str:
         free |= {"n_iters", "epochs"}
     exclude = {"results": True, "save_dir": True, "device": True, "training": free, "data": {"n_workers", "path"}}
     tree = cfg.model_dump(exclude=exclude)
+    # a place, but what is read there is rounded to half precision
+    tree["data"]["latents"] = cfg.data.latents is not None
     for (section, key), before in LATER.items():
         if (tree[section] or {}).get(key) == before:
             del tree[section][key]

@@ -236,6 +236,17 @@ class FisherForget(Closed):
             raise Refused("fisher.guidance", "has no meaning in mode fisher_forget")
 
 
+class Encode(Mode):
+    """The latents of the forget set and of what remains, kept for training."""
+
+    needs: ClassVar = ("encoder",)
+    optional: ClassVar = ("model", "forget", "ckpt_folder")
+
+    def check(self, cfg):
+        if cfg.data.latents is None:
+            raise Refused("data.latents", "missing: the folder to write (--latents)")
+
+
 METHODS: dict[str, type[Mode]] = {
     "pretrain": Pretrain,
     "retrain": Retrain,
@@ -259,5 +270,7 @@ METHODS: dict[str, type[Mode]] = {
     "fisher_forget": FisherForget,
     "fim": Fim,
     "sample": Sampling,
+    "encode": Encode,
 }
-MODES = tuple(mode for mode in METHODS if mode not in ("fim", "sample"))  # of train.py; those two have their own script
+# of train.py: the others have scripts of their own
+MODES = tuple(mode for mode in METHODS if mode not in ("fim", "sample", "encode"))

@@ -27,6 +27,7 @@ FLAGS = {
     "image_size": "data.image_size",
     "test_fraction": "data.test_fraction",
     "remain_pool": "data.remain_pool",
+    "latents": "data.latents",
     "arch": "model",
     "save_dir": "save_dir",
     "epochs": "training.epochs",

@@ -54,6 +54,7 @@ class Data(Section):
     indices: Place | None = None  # pretraining on these images alone: a JSON list or .npy of indices
     # of the images that remain only so many, of each class its share: beside those to forget no others are opened
     remain_pool: Positive | None = None
+    latents: Place | None = None  # the folder of encode_dataset.py: its moments are read in place of the images
     pool_seed: Seed = 0  # which; not of `seed`, so that runs of several seeds have one pool
 
 

@@ -11,6 +11,8 @@ import cases
 import numpy as np
 import pictures
 
+from functions.files import write_json
+
 DEEP = "a: " + "[" * 400
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 
@@ -110,6 +112,8 @@ def make(folder: Path, originals) -> None:
         pictures.save_images(folder / "samples" / str(c), pictures.noise(5, seed=c))
         pictures.save_images(folder / "reference" / str(c), pictures.noise(5, seed=9 + c))
         pictures.save_images(folder / "large" / str(c), pictures.noise(3, 9, seed=c))
+    known = {"dataset": "digits", "n": 1500, "shape": [1, 8, 8], "fit": "middle", "moments": [4, 4, 4]}
+    write_json(folder / "latents" / "index.json", {"format": 1, "vae": "a" * 64, "content": "b" * 64, **known})
     pictures.save_images(folder / "broken", pictures.noise(5))
     (folder / "broken" / "3.png").write_bytes((folder / "broken" / "3.png").read_bytes()[:40])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bad_input.commands import LONG, B, C, E, G, L, M, P, S, T, U, V
+from bad_input.latents import LATENTS
 from bad_input.settings import SETTINGS
 
 # ---- flags of every script
@@ -382,4 +383,4 @@ PATHS = [
     ("scripts/u_lira --out new --config nowhere.yml --mode ga", "--config nowhere.yml: no such file"),
 ]
 
-ROWS = [*FLAGS, *PATHS, *SETTINGS]
+ROWS = [*FLAGS, *PATHS, *SETTINGS, *LATENTS]

@@ -174,6 +174,7 @@ def test_a_data_set_is_cut_as_its_config_says(subset):
         (["data.fit=adm"], "data.fit: adm is for dataset folder, tinyimagenet, imagenet, this is digits"),
         (["data.dataset=folder", "data.fit=adm"], r"data.fit: adm needs a size \(data.image_size\)"),
         (["data.fit=centre"], "data.fit: got 'centre'"),
+        (["data.latents=x", "data.crop=2"], "data.crop: latents are of whole images"),
         (["data.remain_pool=3"], "data.remain_pool: has no meaning where nothing is forgotten"),
     ],
 )
@@ -182,8 +183,9 @@ def test_options_without_a_meaning_are_one_line(settings, message):
         load_config("digits_pretrain.yml", "pretrain", settings=settings)
 
 
-def test_another_pool_is_another_run():
+def test_another_pool_is_another_run_and_so_are_latents_wherever_they_lie():
     hashed = lambda *settings: config_hash(load_config("digits_pretrain.yml", "pretrain", settings=settings))
+    assert hashed("data.latents=a") == hashed("data.latents=b") != hashed()
     assert hashed("data.pool_seed=1") != hashed("data.pool_seed=0") == hashed()
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import convert
 import datasets
 import models
+from datasets import shards
 from datasets.split import load_indices, save_indices
 from functions.errors import InputError
 from functions.files import note, write_atomic, write_json
@@ -66,6 +67,10 @@ def everything(originals, tmp_path_factory):
     save_classifier(folder / "judge.pth", model, record)
     replace_section(folder / "metrics.json", "evaluator", {"fid": 38.0, "contract": {}})
     save_indices(folder / "forget.json", torch.arange(0, 90, 3), {"dataset": "digits", "split": "train", "n": 90})
+    made = {"dataset": "digits", "n": 4, "shape": [1, 8, 8], "fit": "middle", "moments": [4, 4, 4]}
+    made |= {"format": 1, "vae": "a" * 64, "content": "b" * 64}
+    moments = np.random.default_rng(0).standard_normal((4, 2, 4, 4, 4)).astype(np.float16)
+    shards.claimed(folder / "latents", made).write(range(4), moments)
     (folder / "reference").mkdir()
     for k in range(4):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16), dtype=np.uint8)
@@ -156,9 +161,17 @@ KINDS = {
     "a judge": Kind(lambda f: f / "judge.pth", lambda f: judge(f)),
     "a judge's JSON": Kind(lambda f: f / "judge.json", lambda f: judge(f)),
     "origin.json": Kind(lambda f: f / "ddpm" / "logs" / "origin.json", lambda f: read_origin(f / "ddpm")),
+    **{
+        f"latents: {name}": Kind(lambda f, name=name: f / "latents" / name, lambda f: latents(f / "latents"))
+        for name in ("index.json", "000000.json", "000000.f16")
+    },
     "indices": Kind(lambda f: f / "forget.json", lambda f: load_indices(f / "forget.json")),
     "the source of indices": Kind(lambda f: f / "forget.source.json", lambda f: load_indices(f / "forget.json")),
 }
+
+
+def latents(folder: Path) -> list:
+    return shards.Shards(folder, shards.identity_of(folder)).read(range(4)).tolist()
 
 
 def judge(folder: Path) -> tuple:
