@@ -35,6 +35,7 @@ LATER = {
     ("diffusion", "learned_variance"): False,
     ("optim", "cosine_per"): "step",
     ("optim", "sparse_moments"): False,
+    ("sampling", "guided_channels"): "all",
     ("unlearn", "adaga_floor"): 1e-8,
     ("unlearn", "drop_labels"): False,
     ("unlearn", "target_dropout"): False,

@@ -78,11 +78,12 @@ class Sampling(Mode):
     needs: ClassVar = ("ckpt_folder",)
     flags: ClassVar = {"cond_scale": "cond_scale"}
 
-    sample_type: Literal["generalized", "ddpm_noisy", "dpm_solver"] = "generalized"
+    sample_type: Literal["generalized", "ddpm_noisy", "dpm_solver", "learned_range"] = "generalized"
     timesteps: int = Field(1000, gt=0, le=100_000)  # steps of the sampler; dpm_solver wants about 20
     eta: Weight = 1.0  # generalized: 0 is DDIM, 1 is ancestral
     skip_type: Literal["uniform", "quad"] = "uniform"
     cond_scale: Weight = 2.0  # w: (1 + w) eps_c - w eps_null
+    guided_channels: Literal["all", "three"] = "all"  # three (published for DiT): the others are eps_c's
     weights: Literal["auto", "ema", "raw"] = "auto"  # auto: EMA where the checkpoint has one
     n_samples_per_class: int = Field(500, gt=0, le=10**6)  # FID takes 50,000 in all
     batch_size: Batch = 128

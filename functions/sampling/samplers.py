@@ -27,7 +27,8 @@ from functions.training.modes import training_mode
 
 NOISE_STEPS, NOISE_VALUES = 50, 2**18  # one draw of an image's noise covers at most so many steps and numbers
 CPU_ROWS = 128  # rows of one pass on a CPU: more fall out of its caches and cost 5-15 % more each
-DECODED = 32  # images decoded at once: a decoder of latents needs far more memory than what it decodes
+# decoded at once: images, and places (h w) of what the model draws. A decoder needs far more memory than it decodes
+DECODED, DECODED_PLACES = 32, 2**14
 CPU_WORKERS = 4  # groups drawn at once on a CPU, which share torch's threads; Python itself is busy with more
 
 
@@ -37,10 +38,14 @@ class Sampler(NamedTuple):
     timesteps: list[int]  # as the model counts them, noisiest first
     step: Callable[[Tensor, int, Tensor, Tensor | None], Tensor]
     noisy: bool  # whether `step` wants fresh noise
+    learned: bool = False  # whether it wants the variance too: the whole prediction, eps-hat and v
 
 
-def check(cfg: Sampling, timesteps: int) -> None:
-    """Refuse step counts and combinations that a schedule of `timesteps` has no meaning for."""
+def check(cfg: Sampling, timesteps: int, learned_variance: bool = False) -> None:
+    """Refuse step counts and combinations that a schedule of `timesteps`, or a model, has no meaning for."""
+    if cfg.sample_type == "learned_range" and not learned_variance:
+        others = "generalized and ddpm_noisy have a fixed one"
+        raise InputError(f"sampling.sample_type: learned_range wants a model that says its variance; {others}")
     s, key = cfg.timesteps, f"sampling.timesteps: {cfg.timesteps} steps (--timesteps)"
     if cfg.skip_type == "quad" and cfg.sample_type != "generalized":
         raise InputError(f"sampling.skip_type: quad is for sample_type generalized, this is {cfg.sample_type}")
@@ -49,9 +54,10 @@ def check(cfg: Sampling, timesteps: int) -> None:
     if cfg.sample_type == "dpm_solver":
         if s >= timesteps:
             raise InputError(f"{key}: dpm_solver takes fewer than the model's {timesteps}; 20 are usual")
-    elif cfg.skip_type == "quad":
+    elif cfg.skip_type == "quad" or cfg.sample_type == "learned_range":
         if not 2 <= s <= timesteps:
-            raise InputError(f"{key}: skip_type quad takes 2 to {timesteps}")
+            which = "skip_type quad" if cfg.skip_type == "quad" else "learned_range"
+            raise InputError(f"{key}: {which} takes 2 to {timesteps}")
     elif s > timesteps or timesteps % s:
         divisors = [d for d in range(1, timesteps + 1) if timesteps % d == 0]
         near = [*(d for d in divisors[::-1] if d < s)][:1] + [*(d for d in divisors if d > s)][:1]
@@ -60,9 +66,9 @@ def check(cfg: Sampling, timesteps: int) -> None:
         )
 
 
-def make_sampler(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
+def make_sampler(alpha_bar: Tensor, cfg: Sampling, learned_variance: bool = False) -> Sampler:
     """The sampler of a config for a schedule alpha_bar, (T,) float64. It keeps state: one for each batch."""
-    check(cfg, len(alpha_bar))
+    check(cfg, len(alpha_bar), learned_variance)
     return SAMPLERS[cfg.sample_type](alpha_bar, cfg)
 
 
@@ -121,7 +127,18 @@ def dpm_solver(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
     return Sampler(t, lambda eps, i, x, noise: scheduler.step(eps, t[i], x, return_dict=False)[0], False)
 
 
-SAMPLERS = {"generalized": generalized, "ddpm_noisy": ddpm_noisy, "dpm_solver": dpm_solver}
+def learned_range(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
+    """Ancestral steps with the model's own variance (Improved DDPM), x_0 not clipped: what was published for DiT.
+
+    S of T timesteps as published: 0 and T - 1, and as evenly between as rounding allows. diffusers' DDPMScheduler with
+    variance_type learned_range and timestep_spacing linspace is the same; why not that one, see `ddpm_noisy`.
+    """
+    even = torch.linspace(0, len(alpha_bar) - 1, cfg.timesteps, dtype=torch.float64).round().long()
+    t, steps = _pairs(alpha_bar, even.tolist())
+    return Sampler(t, lambda out, i, x, noise: learned_step(out, x, *steps[i], noise), noisy=True, learned=True)
+
+
+SAMPLERS = {"generalized": generalized, "ddpm_noisy": ddpm_noisy, "dpm_solver": dpm_solver, "learned_range": learned_range}
 
 
 def quad_timesteps(timesteps: int, steps: int) -> list[int]:
@@ -138,11 +155,29 @@ def ddim_step(eps: Tensor, x: Tensor, a: float, a_next: float, eta: float, noise
 
 
 def ddpm_step(eps: Tensor, x: Tensor, a: float, a_next: float, noise: Tensor) -> Tensor:
-    """The posterior mean for x_0 clipped (DDPM, Eq. 7) plus noise of variance 1 - a / a_next, none in the last step."""
-    x_0 = ((x - math.sqrt(1 - a) * eps) / math.sqrt(a)).clamp(-1, 1)
+    """The posterior mean for x_0 clipped plus noise of variance 1 - a / a_next, none in the last step."""
+    mean = posterior_mean(((x - math.sqrt(1 - a) * eps) / math.sqrt(a)).clamp(-1, 1), x, a, a_next)
+    return mean + math.sqrt(1 - a / a_next) * noise if a_next < 1 else mean
+
+
+def learned_step(prediction: Tensor, x: Tensor, a: float, a_next: float, noise: Tensor) -> Tensor:
+    """The posterior mean plus noise of variance exp(f log beta + (1 - f) log beta~), none in the last step.
+
+    `prediction` (N, 2C, H, W) is eps-hat and v, f = (v + 1) / 2, beta and its posterior beta~ those of the step from a
+    to a_next. Improved DDPM (arXiv 2102.09672), Eq. 15.
+    """
+    eps, v = prediction.chunk(2, dim=1)
+    mean = posterior_mean((x - math.sqrt(1 - a) * eps) / math.sqrt(a), x, a, a_next)
+    if a_next == 1:
+        return mean
     beta = 1 - a / a_next
-    mean = (math.sqrt(a_next) * beta * x_0 + math.sqrt(a / a_next) * (1 - a_next) * x) / (1 - a)
-    return mean + math.sqrt(beta) * noise if a_next < 1 else mean
+    share, least, most = (v + 1) / 2, math.log(beta * (1 - a_next) / (1 - a)), math.log(beta)
+    return mean + ((share * most + (1 - share) * least) / 2).exp() * noise
+
+
+def posterior_mean(x_0: Tensor, x: Tensor, a: float, a_next: float) -> Tensor:
+    """The mean of q(x_s | x_t, x_0) for a = alpha_bar_t, a_next = alpha_bar_s. DDPM, Eq. 7."""
+    return (math.sqrt(a_next) * (1 - a / a_next) * x_0 + math.sqrt(a / a_next) * (1 - a_next) * x) / (1 - a)
 
 
 def generate(
@@ -170,7 +205,8 @@ def generate(
             z = _in_groups(draw, keys, CPU_ROWS // (2 if cfg.cond_scale else 1), progress)
         else:
             z = draw(keys, progress=progress)
-        images = torch.cat([task.encoder.decode(part) for part in z.split(DECODED)])
+        at_once = min(DECODED, max(1, DECODED_PLACES // math.prod(shape[1:])))
+        images = torch.cat([task.encoder.decode(part) for part in z.split(at_once)])
     if bad := bad_rows(images):
         c, k = keys[bad[0]]
         raise InputError(
@@ -216,15 +252,15 @@ def _reverse(task, model, keys, shape, cfg, seed, progress) -> Tensor:
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     generators = [keyed_generator(seed, "sample", c, k, device=device) for c, k in keys]
-    sampler = make_sampler(alpha_bar_of(task), cfg)
+    sampler = make_sampler(alpha_bar_of(task), cfg, task.variance is not None)
     chunk = max(1, min(NOISE_STEPS, NOISE_VALUES // math.prod(shape)))  # by the image, never by the batch
     c = torch.tensor([c for c, _ in keys], device=device)
     noise, x = None, _normal(generators, 1, shape, device)[0].to(dtype)
     for i, t in enumerate(sampler.timesteps):
         if sampler.noisy and i % chunk == 0:
             noise = _normal(generators, min(chunk, len(sampler.timesteps) - i), shape, device).to(dtype)
-        eps = task.eps_of(task.predict(model, Draw(x, c, torch.full_like(c, t)), guidance=cfg.cond_scale))
-        x = sampler.step(eps, i, x, noise[i % chunk] if sampler.noisy else None)
+        out = task.predict(model, Draw(x, c, torch.full_like(c, t)), guidance=cfg.cond_scale)
+        x = sampler.step(out if sampler.learned else task.eps_of(out), i, x, noise[i % chunk] if sampler.noisy else None)
         if progress is not None:
             progress(len(keys) / len(sampler.timesteps))
     return x
