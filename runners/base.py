@@ -197,6 +197,8 @@ class Runner:
                     self.folder.record({"step": done, **score})
                 if number or due:
                     self._snapshot(done, look=not number)
+                elif self.preview is not None and snapshots.is_shown(self, done):
+                    self._show(done)
                 if number:
                     raise snapshots.stopped(self, done, number)
         if training.curves and distributed.rank() == 0:
@@ -251,6 +253,12 @@ class Runner:
         self._check_finite(done)
         self.cost.pause()
         snapshots.save(self, done, look)
+        self.cost.start()
+
+    def _show(self, done: int) -> None:
+        self._check_finite(done)
+        self.cost.pause()
+        snapshots.show(self, done)
         self.cost.start()
 
     def _remain_once(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -161,7 +161,7 @@ def _check_batches(cfg: Config, images: Images, model: nn.Module) -> None:
 
 def _rhythm(cfg: Config) -> dict:
     """What the config's hash leaves out and processes must agree on: when they wait for one another, and where."""
-    keys = ("n_iters", "epochs", "log_freq", "snapshot_freq", "keep", "preview")
+    keys = ("n_iters", "epochs", "log_freq", "snapshot_freq", "keep", "preview", "preview_freq")
     training = {f"training.{key}": getattr(cfg.training, key) for key in keys} if cfg.training else {}
     return {"device": cfg.device, "save_dir": cfg.save_dir, "results": cfg.results, **training}
 

@@ -23,6 +23,7 @@ from functions.storage.artifacts import read_provenance
 from functions.storage.run import RunFolder, run_parent
 from functions.training import distributed
 from functions.training.update import Mask
+from runners.previews import Preview
 from runners.setup import Materials
 
 
@@ -101,14 +102,24 @@ def _resumed(run) -> int:
     distributed.agree({"step to go on from": start})
     folder.go_on(dump_config(run.cfg), start)
     folder.say(f"resuming {folder.path} at step {start}")
-    if is_due(run, start) and folder.writes and not _preview_path(run, start).exists():
-        _write_preview(run, start, _drawn(run, start))
+    if folder.writes and is_shown(run, start) and not _preview_path(run, start).exists():
+        show(run, start)
     return start
 
 
 def is_due(run, done: int) -> bool:
-    """Whether step `done` ends with a snapshot and a preview; others do where a signal stops the run."""
+    """Whether step `done` ends with a snapshot; others do where a signal stops the run."""
     return done > 0 and (done % run.cfg.training.snapshot_freq == 0 or done == run.cfg.training.n_iters)
+
+
+def is_shown(run, done: int) -> bool:
+    """Whether step `done` ends with a preview, if the run has any."""
+    return done > 0 and (done % _rhythm(run) == 0 or done == run.cfg.training.n_iters)
+
+
+def _rhythm(run) -> int:
+    """Steps from one preview to the next."""
+    return run.cfg.training.preview_freq or run.cfg.training.snapshot_freq
 
 
 def _restore(run, path: Path) -> int:
@@ -129,7 +140,8 @@ def _restore(run, path: Path) -> int:
 
 
 def save(run, done: int, look: bool = True) -> None:
-    """Snapshot number `done`: weights, EMA, optimiser, data positions, what the run is and cost; then a preview.
+    """Snapshot number `done`: weights, EMA, optimiser, data positions, what the run is and cost; a preview if it is
+    time for one.
 
     Without a `look` neither validation nor preview: who stops a run gives it seconds.
     """
@@ -147,7 +159,7 @@ def save(run, done: int, look: bool = True) -> None:
     if run.extra is not None:
         state["extra"] = run.extra.state_dict()
     meta = {**run.meta, "cost": run.cost.record()}
-    grid = _drawn(run, done) if look else None  # first: who cannot draw is not saved
+    grid = _drawn(run, done) if look and is_shown(run, done) else None  # first: who cannot draw is not saved
     if run.validate is not None and look:
         meta["val_accuracy"] = val_accuracy(run, done)
     checkpoint.save(run.folder.path, done, weights, state, meta, run.cfg.training.keep, run.materials.indices)
@@ -172,19 +184,44 @@ def _preview_path(run, done: int) -> Path:
     return run.folder.path / "previews" / f"step_{done:07d}.png"
 
 
-def _drawn(run, done: int) -> Tensor | None:
-    """The preview of snapshot `done`, where the run has one."""
+def show(run, done: int) -> None:
+    """The preview of step `done`, by the first process."""
+    if distributed.rank() == 0:
+        _write_preview(run, done, _drawn(run, done))
+
+
+def _drawn(run, done: int) -> Preview | None:
+    """The preview of step `done`, where the run has one."""
     if run.preview is None:
         return None
     try:
-        return run.preview(run.plain if run.ema is None else run.ema.module)
+        return run.preview(run.plain if run.ema is None else run.ema.module, _passes(run, done))
     except InputError as error:
         raise diverged(run.folder.path, f"preview of step {done}: {error}") from None
 
 
-def _write_preview(run, done: int, grid: Tensor | None) -> None:
-    if grid is not None:
-        sheet.save(grid, _preview_path(run, done))
+def _passes(run, done: int) -> float:
+    """Images that went forward through this process's model since the last preview, a backward pass as two of them.
+
+    By the average of all steps: it is counted, so a resumed run has the same.
+    """
+    since, cost = done % _rhythm(run) or _rhythm(run), run.cost
+    return (cost.forward + 2 * cost.backward) / cost.processes * since / done
+
+
+def _write_preview(run, done: int, found: Preview | None) -> None:
+    """With the first one a line says what previews cost."""
+    if found is None:
+        return
+    path, passes, size = _preview_path(run, done), _passes(run, done), found.grid
+    if not path.parent.exists():
+        if size is None:
+            few = f"{passes:.0f} passes from one to the next do not pay for an image"
+            return run.folder.say(f"no preview: {few}; training.preview=1 asks for one all the same")
+        images = f"{size.rows} x {size.columns} image{'s' * (size.rows * size.columns > 1)} in {size.steps} steps"
+        run.folder.say(f"previews of {images} take {found.passes / passes:.1%} of the run's passes (training.preview)")
+    if found.page is not None:
+        sheet.save(found.page, path)
 
 
 def val_accuracy(run, done: int) -> float:

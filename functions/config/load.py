@@ -183,7 +183,7 @@ def config_hash(cfg: Config) -> str:
 
     How long it runs does not either, unless a schedule ends with it.
     """
-    free = {"log_freq", "snapshot_freq", "keep", "preview", "curves"}
+    free = {"log_freq", "snapshot_freq", "keep", "preview", "preview_freq", "curves"}
     cosine = cfg.optim is not None and cfg.optim.lr_schedule == "cosine"
     if not (cosine or (cfg.unlearn and cfg.unlearn.scheduled)):
         free |= {"n_iters", "epochs"}

@@ -41,6 +41,7 @@ FLAGS = {
     "order": "unlearn.order",
     "export": "saliency.export",
     "compile": "training.compile",
+    "snapshot_every": "training.preview_freq",
     "bf16": "training.bf16",
     "ckpt_folder": "ckpt_folder",
     "mask_path": "unlearn.mask_path",

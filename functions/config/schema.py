@@ -156,6 +156,7 @@ class Training(Section):
     ema_rate: Inside = 0.9999
     log_freq: Positive = 10
     snapshot_freq: Positive = 1000
+    preview_freq: Positive | None = None  # steps from one grid to the next; null: a grid at each snapshot
     keep: Positive = 3  # snapshots that stay, besides the final one
     channels_last: bool = False  # memory format of images and convolutions: faster on most devices
     # of training's forward passes; losses and weights stay float32. tf32: CUDA's matrix products of 10-bit mantissas;
@@ -165,8 +166,9 @@ class Training(Section):
     # a batch passes in so many parts, one part's activations in memory at a time; each is computed twice
     accumulate: Batch = 1
     checkpointing: bool = False  # activations inside blocks are computed again in the backward pass, not kept
-    # classes on the grid of a snapshot, chosen evenly, always the forgotten one; off: no grid. Diffusion only
-    preview: Positive | Literal["off"] = 10
+    # classes on a grid, chosen evenly, always the forgotten one; auto: as many images, beginning with the forgotten
+    # class, as take a tenth of the run's passes at most; off: no grid. Diffusion only
+    preview: Positive | Literal["auto", "off"] = 10
     curves: bool = True  # at the end a picture of what stats.jsonl holds: losses, rate, validation accuracy
 
     @field_validator("preview", mode="before")

@@ -77,6 +77,8 @@ def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, cla
         "range": "minmax" if s.minmax else "clamp",
         "train_mode": s.train_mode,
     }
+    if s.guided_channels != "all":  # older folders do not say
+        protocol["guided_channels"] = s.guided_channels
     record = {
         "seed": cfg.seeds.seed,
         "weights": kind,
@@ -127,9 +129,9 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
             raise InputError(f"{folder}: holds images but no {GENERATION}: move it away")
         return wanted["record"]["classes"]
     found = read_generation(folder)
-    for part, keys in (("protocol", wanted["protocol"]), ("record", ("seed", "weights", "checkpoint"))):
+    for part, keys in (("protocol", {**found["protocol"], **wanted["protocol"]}), ("record", ("seed", "weights", "checkpoint"))):
         for key in keys:
-            old, new = found[part].get(key), wanted[part][key]
+            old, new = found[part].get(key), wanted[part].get(key)
             if old != new:
                 by = "".join(f", and {other} draws there" for other in sharers(folder)[:1])
                 raise InputError(

@@ -6,6 +6,7 @@ the host until a batch is finished. Scheduler classes come from diffusers, impor
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import threading
@@ -29,6 +30,7 @@ NOISE_STEPS, NOISE_VALUES = 50, 2**18  # one draw of an image's noise covers at 
 CPU_ROWS = 128  # rows of one pass on a CPU: more fall out of its caches and cost 5-15 % more each
 # decoded at once: images, and places (h w) of what the model draws. A decoder needs far more memory than it decodes
 DECODED, DECODED_PLACES = 32, 2**14
+THREE = 3  # channels that the published DiT guides, of four
 CPU_WORKERS = 4  # groups drawn at once on a CPU, which share torch's threads; Python itself is busy with more
 
 
@@ -41,8 +43,10 @@ class Sampler(NamedTuple):
     learned: bool = False  # whether it wants the variance too: the whole prediction, eps-hat and v
 
 
-def check(cfg: Sampling, timesteps: int, learned_variance: bool = False) -> None:
+def check(cfg: Sampling, timesteps: int, learned_variance: bool = False, channels: int | None = None) -> None:
     """Refuse step counts and combinations that a schedule of `timesteps`, or a model, has no meaning for."""
+    if cfg.guided_channels == "three" and channels is not None and channels < THREE:
+        raise InputError(f"sampling.guided_channels: three, and the model draws {channels} (--guided_channels all)")
     if cfg.sample_type == "learned_range" and not learned_variance:
         others = "generalized and ddpm_noisy have a fixed one"
         raise InputError(f"sampling.sample_type: learned_range wants a model that says its variance; {others}")
@@ -138,7 +142,12 @@ def learned_range(alpha_bar: Tensor, cfg: Sampling) -> Sampler:
     return Sampler(t, lambda out, i, x, noise: learned_step(out, x, *steps[i], noise), noisy=True, learned=True)
 
 
-SAMPLERS = {"generalized": generalized, "ddpm_noisy": ddpm_noisy, "dpm_solver": dpm_solver, "learned_range": learned_range}
+SAMPLERS = {
+    "generalized": generalized,
+    "ddpm_noisy": ddpm_noisy,
+    "dpm_solver": dpm_solver,
+    "learned_range": learned_range,
+}
 
 
 def quad_timesteps(timesteps: int, steps: int) -> list[int]:
@@ -199,6 +208,10 @@ def generate(
     images that are not finite: as pictures they would be black.
     """
     keys = [(int(c), int(k)) for c, k in zip(labels, indices, strict=True)]
+    check(cfg, task.timesteps, task.variance is not None, shape[0])
+    if cfg.guided_channels == "three":
+        task = copy.copy(task)
+        task.guided_channels = THREE
     draw = functools.partial(_reverse, task, model, shape=shape, cfg=cfg, seed=seed)
     with torch.inference_mode(), training_mode(model, train=cfg.train_mode):
         if next(model.parameters()).device.type == "cpu" and not cfg.train_mode:
@@ -260,7 +273,8 @@ def _reverse(task, model, keys, shape, cfg, seed, progress) -> Tensor:
         if sampler.noisy and i % chunk == 0:
             noise = _normal(generators, min(chunk, len(sampler.timesteps) - i), shape, device).to(dtype)
         out = task.predict(model, Draw(x, c, torch.full_like(c, t)), guidance=cfg.cond_scale)
-        x = sampler.step(out if sampler.learned else task.eps_of(out), i, x, noise[i % chunk] if sampler.noisy else None)
+        out = out if sampler.learned else task.eps_of(out)
+        x = sampler.step(out, i, x, noise[i % chunk] if sampler.noisy else None)
         if progress is not None:
             progress(len(keys) / len(sampler.timesteps))
     return x

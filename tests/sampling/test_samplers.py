@@ -278,6 +278,32 @@ def test_models_that_say_their_variance_are_drawn_from(name):
     assert torch.equal(images, other) == (name != "learned_range")
 
 
+class ByLabel(nn.Module):
+    """eps is the label in every channel, v its negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, c):
+        eps = c.float().view(-1, 1, 1, 1).expand(x.shape)
+        return torch.cat([eps, -eps], dim=1)
+
+
+def test_guidance_moves_all_channels_or_the_first_three(monkeypatch):
+    """c = 1, null = 3, w = 2: guided (1 + 2) 1 - 2 * 3 = -3, else 1; v is always the conditional's, -1."""
+    task, seen = Denoising(ALPHA_BAR, Pixels(), 3, 0.1, "mean", learned_variance=True), []
+    recording = samplers.Sampler([500], lambda out, i, x, noise: seen.append(out) or x, False, learned=True)
+    monkeypatch.setitem(samplers.SAMPLERS, "dpm_solver", lambda alpha_bar, cfg: recording)
+    for channels in ("all", "three"):
+        cfg = Sampling(sample_type="dpm_solver", timesteps=1, cond_scale=2.0, guided_channels=channels)
+        samplers.generate(task, ByLabel(), [1], [0], (4, 2, 2), cfg, seed=0)
+    assert [out[0, :, 0, 0].tolist() for out in seen] == [[-3.0] * 4 + [-1.0] * 4, [-3.0] * 3 + [1.0] + [-1.0] * 4]
+    assert task.guided_channels is None
+    with pytest.raises(InputError, match="guided_channels: three, and the model draws 2"):
+        samplers.generate(task, ByLabel(), [1], [0], (2, 2, 2), cfg, seed=0)
+
+
 def test_latents_are_decoded_in_parts():
     """32 images of 32 x 32 latents at most, fewer where they are larger; all of them, in order."""
 
