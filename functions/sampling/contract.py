@@ -129,7 +129,10 @@ def check_folder(folder: Path, wanted: dict) -> list[int]:
             raise InputError(f"{folder}: holds images but no {GENERATION}: move it away")
         return wanted["record"]["classes"]
     found = read_generation(folder)
-    for part, keys in (("protocol", {**found["protocol"], **wanted["protocol"]}), ("record", ("seed", "weights", "checkpoint"))):
+    for part, keys in (
+        ("protocol", {**found["protocol"], **wanted["protocol"]}),
+        ("record", ("seed", "weights", "checkpoint")),
+    ):
         for key in keys:
             old, new = found[part].get(key), wanted[part].get(key)
             if old != new:
