@@ -7,10 +7,10 @@ from typing import Literal
 from datasets import digits, downloads, folder, imagenet, shapes
 from datasets.facts import FACTS, MOMENTS
 from datasets.folder import FolderImages
-from datasets.images import ImageSet, Stream, ordered
+from datasets.images import ImageSet, Stream, cycled, ordered
 from functions.errors import InputError
 
-__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "describe", "load", "ordered"]
+__all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "cycled", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
 

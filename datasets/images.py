@@ -171,6 +171,22 @@ def ordered(images, indices: Tensor, batch_size: int, n_workers: int = 0) -> Ite
         yield images.finish(x), images.labels[upload(i, x.device)]
 
 
+def cycled(
+    images, indices: Tensor, batch_size: int, n: int, seed: int, purpose: str, n_workers: int = 0, part=(0, 1)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every `size`-th of `n` full batches from number `rank` on, `part` = (rank, size): x, c as `ordered` gives them.
+
+    The order is a `Shuffle`'s of (seed, purpose), over and over; images as they are. Raises InputError for no image.
+    """
+    if len(indices) == 0:
+        raise InputError(f"{images.name} ({images.split}): no images to draw {purpose} batches from")
+    shuffle = Shuffle(indices.cpu(), seed, purpose, False, 0, images.index_device)
+    rows = itertools.islice(shuffle.batches(batch_size, 0), part[0], n, part[1])
+    chosen, ahead = itertools.tee(batch[:, 0] for batch in rows)
+    for i, x in zip(chosen, images.batches(ahead, n_workers)):
+        yield to_unit(x), images.labels[upload(i, x.device)]
+
+
 def augment(x: Tensor, flip: Tensor, shift: Tensor, crop: int) -> Tensor:
     """x (B, C, H, W) padded with `crop` zeros, cut at `shift` (B, 2), mirrored where `flip` (B,): one gather.
 

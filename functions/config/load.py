@@ -39,7 +39,12 @@ LATER = {
     ("unlearn", "adaga_floor"): 1e-8,
     ("unlearn", "drop_labels"): False,
     ("unlearn", "target_dropout"): False,
+    ("unlearn", "threshold"): None,
+    ("fisher", "n_iters"): None,
+    ("fisher", "mask_path"): None,
     ("saliency", "average"): "images",
+    ("saliency", "n_iters"): None,
+    ("saliency", "mask_path"): None,
 }
 # Tags of a union, which pydantic puts into the place of an error
 TAGS = (*(model for world in WORLDS.values() for model in world.models), "pixels", "latents")

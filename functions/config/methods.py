@@ -232,8 +232,9 @@ class FisherForget(Closed):
 
     def check(self, cfg):
         super().check(cfg)
-        if cfg.fisher.guidance:
-            raise Refused("fisher.guidance", "has no meaning in mode fisher_forget")
+        for key in ("guidance", "n_iters", "mask_path"):
+            if getattr(cfg.fisher, key):
+                raise Refused(f"fisher.{key}", "has no meaning in mode fisher_forget")
 
 
 class Encode(Mode):

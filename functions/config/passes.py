@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from functions.config.section import Batch, Mode, Positive, Refused, Scale, Weight
+from functions.config.section import Batch, Mode, Place, Positive, Refused, Scale, Weight
 from functions.config.worlds import WORLDS
 
 ESTIMATORS = ("per_example", "batch")
@@ -16,13 +16,22 @@ class Drawn(Mode):
     """A pass over images with `draws` (t, eps) pairs each, at guidance w of the differentiated prediction."""
 
     needs: ClassVar = ("forget", "ckpt_folder")
-    flags: ClassVar = {"cond_scale": "guidance"}
+    flags: ClassVar = {"cond_scale": "guidance", **{key: key for key in ("n_iters", "batch_size", "mask_path")}}
 
     draws: Batch = 1
     guidance: Weight = 0.0
     batch_size: Batch = 128
+    # published for DiT: so many full batches of each set, shuffled, over and over, with a new (t, eps) each time; null:
+    # each image `draws` times
+    n_iters: Positive | None = None
+    mask_path: Place | None = None  # write into the folder of that name here that the forget set has (0, 0+2)
 
     def check(self, cfg):
+        if self.n_iters is not None and self.draws > 1:
+            why = (
+                f"{self.n_iters} batches with one draw each are all; {self.section}.draws must be 1, it is {self.draws}"
+            )
+            raise Refused(f"{self.section}.n_iters", why)
         if not WORLDS[cfg.world].diffusion and (self.guidance or self.draws > 1):
             raise Refused(self.section, f"guidance and draws are for diffusion, nothing is drawn for a {cfg.world}")
 

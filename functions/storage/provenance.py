@@ -16,7 +16,10 @@ from functions.records import Amount, Count, Record
 Shapes = dict[str, tuple[int, ...]]
 
 # What both Fishers must share and the mask inherits; batch_size is there where the estimator depends on it.
-SAME = ("checkpoint", "forget", "estimator", "guidance", "draws", "clip", "batch_size", "weights", "seed", "version")
+SAME = (
+    *("checkpoint", "forget", "estimator", "guidance", "draws", "n_iters", "clip", "batch_size"),
+    *("weights", "seed", "version"),
+)
 
 
 class Selection(Record):

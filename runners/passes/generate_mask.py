@@ -14,7 +14,7 @@ from functions.locks import remove_leftovers, writing_folder
 from functions.storage.artifacts import export_mask_pt, load_tensors, save_mask, save_tensors
 from functions.storage.cost import Cost
 from functions.training import distributed
-from runners.draws import counted_together, fixed_draws
+from runners.draws import amount_drawn, counted_together, fixed_draws, n_drawn, pass_folder
 from runners.setup import Materials
 
 
@@ -30,8 +30,8 @@ class GenerateMask:
         if resume is not None:
             raise InputError("--resume: generate_mask is one pass and has nothing to resume; run it again")
         self.cfg, self.materials = cfg, materials
-        own = Path(cfg.results) / cfg.data.dataset / "mask" / materials.selection["name"]
-        self.folder = Path(cfg.save_dir) if cfg.save_dir else own
+        name = materials.selection["name"]
+        self.folder = pass_folder(cfg, cfg.saliency, name, Path(cfg.results) / cfg.data.dataset / "mask" / name)
 
     def run(self) -> Path:
         with distributed.held_by_first(lambda: writing_folder(self.folder)):
@@ -65,7 +65,7 @@ class GenerateMask:
         s, cost = self.cfg.saliency, Cost()
         cost.watch(self.materials.model)
         losses = partial(self.materials.task.losses, guidance=s.guidance)
-        amount = {"batch_size": s.batch_size, "draws": s.draws, "part": distributed.part()}
+        amount = s.model_dump(include={"batch_size", "draws", "n_iters"}) | {"part": distributed.part()}
         draws = fixed_draws(self.cfg, self.materials, self.materials.forget, "saliency", **amount)
         with cost:
             found = gradient_score(
@@ -79,11 +79,12 @@ class GenerateMask:
         return score, made
 
     def _provenance(self) -> dict:
-        settings = self.cfg.saliency.model_dump(exclude={"shares", "export"})
+        s = self.cfg.saliency
+        settings = s.model_dump(exclude={"shares", "export", "mask_path"})
         return {
             **self.materials.provenance,
             "estimator": "saliency",
-            "n": len(self.materials.forget),
+            "n": n_drawn(s, len(self.materials.forget)),
             "weights": self.cfg.init_weights,
             "seed": self.cfg.seeds.of("order"),
             "device": self.materials.device.type,
@@ -95,7 +96,7 @@ class GenerateMask:
         s, weights = self.cfg.saliency, sum(p.numel() for p in self.materials.model.parameters())
         n_f = len(self.materials.forget)
         lines = [
-            f"mode {self.mode} on {self.materials.device}: {s.draws} draws of {n_f} forget images",
+            f"mode {self.mode} on {self.materials.device}: {amount_drawn(s)} of {n_f} forget images",
             f"trainable weights: {weights:,}; may move: " + ", ".join(f"{int(weights * q):,}" for q in s.shares),
             f"would write: {self.folder}/{{score,{','.join(f'with_{q}' for q in s.shares)}}}.safetensors",
         ]
