@@ -7,17 +7,21 @@ with the weights. All have `features(x)` (N,D), the penultimate features, and `c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 import torchvision.models
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from functions.errors import InputError
+from functions.files import sha256_file
+from models.hub import WeightsError, config_of, weights_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,10 +36,6 @@ RESNETS = {
 SET_BY_DATA = ("num_classes", "in_chans", "features_only", "out_indices")
 # What timm's models raise for an option they do not know, or for a value of it that fits no model.
 BAD_OPTION = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError)
-
-
-class WeightsError(InputError):
-    """ImageNet weights cannot be had: whoever asked for them may go on without."""
 
 
 class TwoSteps:
@@ -147,10 +147,40 @@ def timm_classifier(
     net = _create(timm.create_model, arch, n_classes, in_channels, options or {})
     if not isinstance(net.get_classifier(), nn.Module):
         raise InputError(f"architecture {arch}: has more than one head, which no single feature vector feeds")
-    # A subclass, not a wrapper: names in checkpoints, masks and Fishers stay the plain model's.
+    return _adapted(net, resize, *moments(in_channels, mean, std))
+
+
+def pretrained(name: str) -> tuple[nn.Module, dict]:
+    """timm's model with its ImageNet classifier, ready (eval, no gradients), and `{arch, sha256, side, interpolation}`.
+
+    `name` with or without a tag (`resnet18`, `resnet18.a1_in1k`); `arch` has it, `sha256` is that of the weights' file.
+    Raises InputError for an unknown name and for other classes than ImageNet's 1000, WeightsError where weights cannot
+    be had.
+    """
+    import timm
+
+    config = config_of(name)
+    arch = f"{config.architecture}.{config.tag}"
+    if config.num_classes != 1000 or "in1k" not in config.tag:
+        raise InputError(f"timm's {arch} has {config.num_classes} outputs; wanted those of ImageNet's 1000 classes")
+    with _having(name):
+        file = weights_file(config)
+        if file is None:
+            raise WeightsError(f"ImageNet weights of {name} cannot be had (timm has them elsewhere than on the hub)")
+        net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+    if not isinstance(net.get_classifier(), nn.Module):
+        raise InputError(f"timm's {arch} has more than one head, which no single feature vector feeds")
+    config = timm.data.resolve_model_data_config(net)
+    found = {"arch": arch, "sha256": sha256_file(file), "side": config["input_size"][-1]}
+    net = _adapted(net, None, config["mean"], config["std"])
+    return net.eval().requires_grad_(False), {**found, "interpolation": config["interpolation"]}
+
+
+def _adapted(net: nn.Module, resize: int | None, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """timm's model with what ours have. A subclass, not a wrapper: names in checkpoints, masks and Fishers stay."""
     net.__class__ = _with_methods(type(net))
     net.resize = resize
-    add_normalisation(net, *moments(in_channels, mean, std))
+    add_normalisation(net, mean, std)
     return net
 
 
@@ -225,20 +255,25 @@ def _head(model: nn.Module) -> nn.Module:
 
 
 def _resnet_weights(arch: str) -> dict[str, Tensor]:
-    try:
+    with _having(arch):
         return torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        # no network, no room, or a download whose hash is wrong
-        raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
 
 
 def _timm_weights(arch: str) -> dict[str, Tensor]:
     import timm
 
+    with _having(arch):
+        file = weights_file(config_of(arch))
+        overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+        return timm.create_model(arch, pretrained=True, **overlay).state_dict()
+
+
+@contextlib.contextmanager
+def _having(arch: str) -> Iterator[None]:
+    """Weights that cannot be had are a WeightsError: no network, no room, a wrong hash, a damaged file, none at all."""
     try:
-        return timm.create_model(arch, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
-        # RuntimeError: timm has no weights for this name
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"ImageNet weights of {arch} cannot be had ({_short(error)})") from error
 
 
