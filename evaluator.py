@@ -8,7 +8,7 @@ import sys
 from functions.config.cli import Parser, a_batch, a_path, run_main, whole
 from functions.errors import InputError, shown
 
-BATCH_SIZE = {"inception": 64, "tensorflow": 64, "classifier": 256}  # 64: ADM's
+BATCH_SIZE = {"inception": 64, "tensorflow": 64, "classifier": 256, "lite0": 64}  # 64: ADM's
 LINES = (
     ("Inception Score", "inception_score"),
     ("FID", "fid"),
@@ -31,9 +31,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--features",
         type=features,
         default="inception",
-        metavar="inception|tensorflow|classifier:PATH",
-        help="the network that sees the images: InceptionV3 by torch-fidelity (default), ADM's "
-        "TensorFlow graph of it, or a classifier of train_classifier.py",
+        metavar="inception|tensorflow|lite0|classifier:PATH",
+        help="the network that sees the images: InceptionV3 by torch-fidelity (default), ADM's TensorFlow graph of it, "
+        "EfficientNet-Lite0 out of a package, for colour and without a network, or a classifier of train_classifier.py",
     )
     parser.add_argument(
         "--inception_weights",
@@ -50,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     args.kind, args.classifier = args.features
-    if args.classifier and args.inception_weights:
+    if args.kind in ("classifier", "lite0") and args.inception_weights:
         raise InputError("--inception_weights: goes with --features inception or tensorflow")
     args.batch_size = BATCH_SIZE[args.kind] if args.batch_size is None else args.batch_size
     return args
@@ -60,7 +60,7 @@ def features(text: str) -> tuple[str, str]:
     """`classifier:PATH` -> ("classifier", "PATH"); the others have no path."""
     kind, _, path = text.partition(":")
     if kind not in BATCH_SIZE or (kind == "classifier") != bool(path):
-        raise argparse.ArgumentTypeError(f"got {shown(text)}; wanted inception, tensorflow or classifier:PATH")
+        raise argparse.ArgumentTypeError(f"got {shown(text)}; wanted inception, tensorflow, lite0 or classifier:PATH")
     return kind, path and a_path(path)
 
 
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     spatial = None if found.spatial is None else (found.spatial, known and known.spatial)
     numbers = metrics.compare(found.pool, known and known.pool, found.logits, spatial, moments)
     numbers["notes"] += aside + notes
-    report(numbers, "[classifier]" if args.kind == "classifier" else "")
+    report(numbers, f"[{args.kind}]" if args.kind in ("classifier", "lite0") else "")
     protocol = {
         "features": {"name": network.name, "sha256": network.sha256, **network.protocol},
         "reference": reference_rule(args.reference, reference and reference.fingerprint, moments and moments.sha256),

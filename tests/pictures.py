@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 import datasets
 import train_classifier
@@ -36,3 +37,11 @@ def noise(n: int, size: int = 8, colour: bool = False, seed: int = 0):
 def digits(label: int, n: int):
     train = datasets.load("digits")
     return train.images[train.labels == label][:n, 0].numpy()
+
+
+def photos(name: str, n: int, side: int = 96) -> np.ndarray:
+    """uint8 (n,side,side,3): the largest squares in one of scikit-learn's two photographs, from the middle outwards."""
+    photo = Image.fromarray(load_sample_image(name))  # 640 x 427
+    offsets = [106 + (k + 1) // 2 * (-1) ** k * 8 for k in range(n)]
+    squares = [photo.crop((x, 0, x + 427, 427)) for x in offsets]
+    return np.stack([np.asarray(s.resize((side, side), Image.Resampling.BICUBIC)) for s in squares])

@@ -32,7 +32,7 @@ ROOMS = {
     "curvature": "errors progress tasks",
     "storage": "errors files finite locks records config curvature",
     "sampling": "errors files finite arrays memory locks pictures progress records randomness tasks config training storage",
-    "judging": "arrays errors files finite locks places progress records randomness config storage sampling",
+    "judging": "arrays errors files finite imagenet locks places progress records randomness config storage sampling",
     "experiments": "errors files locks records config",
 }
 # Arrows that run back up and are on their way out. Whoever removes one here takes it from this list.

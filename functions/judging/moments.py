@@ -22,6 +22,7 @@ from functions.sampling.folders import SampleSet, find_samples
 
 LARGEST = 4096  # dimensions: a covariance of so many takes 128 MB
 ROUNDING = 1e-5  # of its largest entry, and of its largest eigenvalue: what a covariance made in float32 may be off
+OTHERS = {"classifier": "a classifier", "lite0": "lite0"}  # networks that no published mean and covariance are of
 PAIRS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 
 
@@ -61,8 +62,8 @@ def usable(
     """
     if moments is None:
         return None, []
-    if network.name == "classifier":
-        aside = "mu and sigma are of Inception features, and --features is a classifier"
+    if network.name not in ("inception", "tensorflow"):
+        aside = f"mu and sigma are of Inception features, and --features is {OTHERS[network.name]}"
         if not images:
             raise InputError(f"{source}: {aside}: wanted images (arr_0)")
         return None, [f"the reference's {aside}: FID is against its images"]

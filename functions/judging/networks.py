@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from functions.judging import inception as published
+from functions.judging import libraries
 from functions.judging.classifier import classifier_protocol, feature_network, load_classifier, require_shape
 from functions.judging.features import Network
 from functions.storage.fetch import locate
@@ -43,4 +44,12 @@ def classifier(source: Path | str, build: Build, device: torch.device) -> Networ
     return Network("classifier", record["sha256"], run, record["shape"][0], classifier_protocol(record), check)
 
 
-NETWORKS = {"inception": inception, "tensorflow": tensorflow, "classifier": classifier}
+def lite0(source: None, build: Build, device: torch.device) -> Network:
+    """EfficientNet-Lite0 out of its package: 1280 features of colour pictures of any size."""
+    model, found = libraries.lite0(build, "--features lite0")
+    run = libraries.resizing(feature_network(model.to(device)), found)
+    said = {key: libraries.record(model, found)[key] for key in ("arch", "preprocessing")}
+    return Network("lite0", found["sha256"], run, 3, said)
+
+
+NETWORKS = {"inception": inception, "tensorflow": tensorflow, "classifier": classifier, "lite0": lite0}

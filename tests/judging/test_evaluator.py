@@ -173,8 +173,14 @@ def same_and_broken() -> None:
     [
         (["S", "R"], r"--features inception: weights-inception-2015-12-05-6726825d\.pth is not there .* put http"),
         (["S", "R", "--features", "tensorflow"], r"--features tensorflow: classify_image_graph_def\.pb is not there"),
-        (["S", "R", "--features", "inception:x"], "--features: got 'inception:x'; wanted inception, tensorflow or"),
-        (["S", "R", "--features", "classifier"], "--features: got 'classifier'; wanted inception, tensorflow or"),
+        (
+            ["S", "R", "--features", "inception:x"],
+            "--features: got 'inception:x'; wanted inception, tensorflow, lite0 or",
+        ),
+        (
+            ["S", "R", "--features", "classifier"],
+            "--features: got 'classifier'; wanted inception, tensorflow, lite0 or",
+        ),
         (
             ["S", "R", "--features", "classifier:J", "--inception_weights", "x"],
             "--inception_weights: goes with --features inception or tensorflow",
@@ -189,7 +195,10 @@ def same_and_broken() -> None:
             ["S", "R", "--features", "classifier:J", "--n_workers", "0"],
             "--n_workers: got '0'; wanted a whole number from 1 to 256",
         ),
-        (["S", "R", "--features", "clip"], "--features: got 'clip'; wanted inception, tensorflow or classifier:PATH"),
+        (
+            ["S", "R", "--features", "clip"],
+            "--features: got 'clip'; wanted inception, tensorflow, lite0 or classifier:PATH",
+        ),
         (["S", "S", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["S", "R/../S/", "--features", "classifier:J"], "the samples and the reference are the same"),
         (["absent", "R", "--features", "classifier:J"], "absent: no such folder"),
