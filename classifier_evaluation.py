@@ -1,4 +1,8 @@
-"""Judge samples of the forgotten class by a classifier: entropy, probability, accuracy, confusion, with intervals."""
+"""Judge samples of the forgotten class by a classifier: entropy, probability, accuracy, confusion, with intervals.
+
+Beside them kept accuracy: of all other classes that were sampled, of those of --kept, or of the forgotten class's
+--neighbours, which --list_neighbours names.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,65 @@ import argparse
 import sys
 from pathlib import Path
 
-from functions.config.classes import class_numbers, labels
-from functions.config.cli import Parser, a_batch, a_path, run_main
+from functions.config.classes import class_numbers, labels, parse_classes
+from functions.config.cli import Parser, a_batch, a_path, run_main, whole
 from functions.config.schema import DATASETS
-from functions.config.selection import classes_of, label_name
+from functions.config.selection import classes_of
 from functions.errors import InputError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--sample_path", type=a_path, required=True, help="samples: F/0, F with a folder per class, or .npz"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sample_path", type=a_path, help="samples: F/0, F with a folder per class, or .npz")
+    what.add_argument(
+        "--list_neighbours",
+        type=whole(1, 999),
+        metavar="N",
+        help="name the N classes that the classifier holds most alike to the forgotten one, for sample.py to draw",
     )
     parser.add_argument("--dataset", required=True, choices=DATASETS, help="what the classifier was trained on")
     parser.add_argument(
         "--label_of_forgotten_class", type=labels, required=True, metavar="C", help="by number or name; several: 0,2"
     )
     parser.add_argument(
-        "--classifier", type=a_path, help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder"
+        "--classifier",
+        type=a_classifier,
+        metavar="FILE|lite0|timm:NAME",
+        help="default: {dataset}_resnet34.pth or {dataset}_cnn.pth in this folder; for imagenet, without "
+        "them, lite0: EfficientNet-Lite0 out of a package; timm:NAME has its weights from the hub",
     )
-    parser.add_argument("-b", "--batch_size", type=a_batch, default=256)
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--kept", metavar="LIST", help="kept accuracy is of these classes (1,2,cat), or all but (x5)")
+    kept.add_argument("--neighbours", type=whole(1, 999), metavar="N", help="... of the N nearest, if sampled")
+    parser.add_argument("-b", "--batch_size", type=a_batch, help="default: 256, of libraries' models 64")
     parser.add_argument("--out", type=a_path, help="JSON to write (default: metrics.json in the sample folder)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
+    if args.list_neighbours and (lone := next((f for f in ("kept", "neighbours", "out") if getattr(args, f)), None)):
+        raise InputError(f"--{lone}: has no meaning with --list_neighbours, which judges nothing")
     args.classifier = args.classifier or default_classifier(args.dataset)
+    if of_a_library(args.classifier) and args.dataset != "imagenet":
+        raise InputError(f"{args.classifier}: trained on imagenet, --dataset says {args.dataset}")
     return args
+
+
+def a_classifier(text: str) -> str:
+    """A path, `lite0` or `timm:NAME`."""
+    return text if of_a_library(text) else a_path(text)
+
+
+def of_a_library(classifier: str) -> bool:
+    return classifier == "lite0" or classifier.startswith("timm:")
 
 
 def default_classifier(dataset: str) -> str:
     """The one that train_classifier.py makes by default for this data set."""
     here = [f"{dataset}_{arch}.pth" for arch in ("resnet34", "cnn")]
-    return next((name for name in here if Path(name).is_file()), here[dataset in ("digits", "shapes")])
+    if dataset == "imagenet":
+        here.append("lite0")
+    missing = here[-1] if dataset in ("digits", "shapes", "imagenet") else here[0]
+    return next((name for name in here if Path(name).is_file()), missing)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,86 +76,51 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     import models
-    from functions.judging import classifier, metrics
-    from functions.judging.classifier import feature_network, load_classifier, noting_colours
+    from functions.judging import asked, classifier, judges, lines, metrics
     from functions.judging.features import extract
     from functions.judging.metrics_file import check_metrics_file, metrics_path, write_section
     from functions.sampling.contract import check_complete, read_generation
     from functions.sampling.folders import find_samples
     from functions.training.distributed import choose_device
+    from models.classifiers import pretrained
 
-    model, record = load_classifier(args.classifier, models.build)
+    device = choose_device(args.device)
+    judge = judges.open_judge(args.classifier, models.build, pretrained, device)
+    record, names = judge.record, judge.record["classes"]
     if record["dataset"] != args.dataset:
         raise InputError(f"{args.classifier}: trained on {record['dataset']}, --dataset says {args.dataset}")
-    names = record["classes"]
     label = class_numbers(args.label_of_forgotten_class, names, args.dataset, "--label_of_forgotten_class")
-    classifier.require_data(record, read_generation(args.sample_path), args.sample_path)
+    wanted, n_near = classes_of(label), args.neighbours or args.list_neighbours
+    near = judges.neighbours(judge, wanted, n_near) if n_near else []
+    if args.list_neighbours:
+        return print(*lines.of_neighbours(judge, wanted, near), sep="\n")
+    kept_classes = parse_classes(args.kept, names, "--kept") if args.kept else [c for c, _ in near] or None
+    made = read_generation(args.sample_path)
+    classifier.require_data(record, made, args.sample_path)
+    judges.require_same_classes(judge, made, args.sample_path)
     samples = find_samples(args.sample_path)
     check_complete(args.sample_path, samples.labels.tolist())
-    forgotten, kept = select(samples.labels, classes_of(label), len(names), args.sample_path)
+    forgotten, kept = asked.select(samples.labels, wanted, len(names), args.sample_path)
+    kept, notes = asked.among(samples.labels, kept, kept_classes, args.sample_path, judge.called)
 
     path = metrics_path(args.sample_path, args.out)
     check_metrics_file(path)
-    device = choose_device(args.device)
-    check = lambda shape: classifier.require_shape(record, shape, args.sample_path)
     colours = []
-    network = noting_colours(feature_network(model.to(device)), colours)
-    logits = extract(network, samples, record["shape"][0], args.batch_size, device, check).logits.cpu()
-    one_colour = torch.cat(colours).cpu()
+    network = classifier.noting_colours(judge.run, colours)
+    check = lambda shape: judge.check(shape, args.sample_path)
+    size = args.batch_size or judge.batch_size
+    logits = extract(network, samples, record["shape"][0], size, device, check).logits.cpu()
     numbers = metrics.forgetting(logits[forgotten], label if isinstance(label, int) else samples.labels[forgotten])
     by_class = metrics.class_accuracy(logits[kept], samples.labels[kept]) if len(kept) else {}
-    notes = constant(samples.labels, one_colour, classes_of(label), forgotten)
-    report(numbers, by_class, record, notes)
+    mean = metrics.mean_accuracy(by_class)
+    notes += asked.constant(samples.labels, torch.cat(colours).cpu(), wanted, forgotten)
+    print(*lines.of_classes(numbers, by_class, mean, judge, notes), sep="\n")
     protocol = {"judge": classifier.classifier_protocol(record), "n_samples": numbers["n"]}
-    section = {"forgotten": numbers, "kept": by_class, "notes": notes}
+    if args.neighbours:  # --kept names classes, as the forgotten one is named: beside the protocol
+        protocol["neighbours"] = args.neighbours
+    section = {"forgotten": numbers, "kept": by_class, "kept_mean": mean, "notes": notes}
     write_section(path, "classifier_evaluation", section, args.sample_path, protocol, {"class": label})
     print(f"Saved {path}")
-
-
-def select(labels, wanted: list[int], n_classes: int, source: str):
-    """Indices of the forgotten classes' samples and of the others'. No class folders: all are the forgotten class's."""
-    known = (labels >= 0) & (labels < n_classes)
-    if not known.any():
-        if len(wanted) > 1:
-            raise InputError(f"{source}: has no class folders that say which of the forgotten classes an image is of")
-        return (~known).nonzero().flatten(), known.nonzero().flatten()
-    if not known.all():
-        raise InputError(f"{source}: {int((~known).sum())} images lie outside the class folders 0 to {n_classes - 1}")
-    there = labels.unique().tolist()
-    if absent := [c for c in wanted if c not in there]:
-        found = ", ".join(map(str, there))
-        raise InputError(f"{source}: holds class {found}, --label_of_forgotten_class says {absent[0]}")
-    forgotten = sum(labels == c for c in wanted) > 0
-    return forgotten.nonzero().flatten(), (~forgotten).nonzero().flatten()
-
-
-def constant(labels, one_colour, wanted: list[int], forgotten) -> list[str]:
-    """Notes on classes whose images are each of one colour: nothing is drawn, which is no class, and no failure."""
-    classes = {c: labels == c for c in labels.unique().tolist() if c not in (*wanted, -1)}
-    notes = [f"all images of class {c} are of one colour" for c, own in classes.items() if one_colour[own].all()]
-    if one_colour[forgotten].all():
-        notes.insert(0, f"all images of class {label_name(wanted)} are of one colour: UA is of constant pictures")
-    return notes
-
-
-def report(numbers: dict, by_class: dict, record: dict, notes: list[str]) -> None:
-    """The published three lines, then what they leave open."""
-    interval = {key: f"[{low:.4f}, {high:.4f}]" for key, (low, high) in numbers["interval"].items()}
-    print("Classifier evaluation:")
-    print(f"Average entropy: {numbers['entropy']}")
-    print(f"Average prob of forgotten class: {numbers['prob']}")
-    print(
-        f"Accuracy of forgotten class: {numbers['accuracy']:.4f}, 95 % {interval['accuracy']} ({numbers['n']} samples)"
-    )
-    print(f"UA: {numbers['ua']:.4f}, 95 % {interval['ua']}")
-    print(f"95 % intervals: entropy {interval['entropy']}, prob {interval['prob']}")
-    counts = ", ".join(f"{name} {k}" for name, k in zip(record["classes"], numbers["confusion"], strict=True) if k)
-    print(f"Classified as: {counts}")
-    for c, row in by_class.items():
-        print(f"Accuracy of class {c}: {row['accuracy']:.4f} ({row['n']} samples)")
-    print(f"Judge: {record['dataset']} {record['arch']}, test accuracy {record['test_accuracy']:.4f}")
-    for note in notes:
-        print(f"Note: {note}")
 
 
 if __name__ == "__main__":

@@ -318,6 +318,20 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> dict[int, dict]:
     return out
 
 
+def mean_accuracy(by_class: dict[int, dict]) -> dict | None:
+    """`{accuracy, n_classes, n, interval}` of what `class_accuracy` gives; None of no class.
+
+    `accuracy` is the mean over classes. With equally many samples of each it is the share of all of them, of which
+    `interval` is Wilson's; else there is none.
+    """
+    if not by_class:
+        return None
+    counts = [row["n"] for row in by_class.values()]
+    mean, n = sum(row["accuracy"] for row in by_class.values()) / len(counts), sum(counts)
+    interval = wilson(round(mean * n), n) if len(set(counts)) == 1 else None
+    return {"accuracy": mean, "n_classes": len(counts), "n": n, "interval": interval}
+
+
 def wilson(k: int, n: int) -> list[float]:
     """95 % interval of a share k/n: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). Source: Wilson 1927."""
     p, z2 = k / n, Z_95**2

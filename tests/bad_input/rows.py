@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bad_input.commands import LONG, B, C, E, G, L, M, P, S, T, U, V
+from bad_input.judging import JUDGING
 from bad_input.latents import LATENTS
 from bad_input.settings import SETTINGS
 
@@ -17,7 +18,7 @@ FLAGS = [
     ("evaluate", "are required: RUN"),
     ("evaluator", "are required: samples, reference"),
     ("evaluator samples", "are required: reference"),
-    ("classifier_evaluation", "are required: --sample_path, --dataset"),
+    ("classifier_evaluation", "are required: --dataset, --label_of_forgotten_class"),
     ("save_base_dataset", "are required: --dataset, --label_to_forget"),
     ("train_classifier", "are required: --dataset"),
     ("convert", "are required: CKPT|RUN"),
@@ -383,4 +384,4 @@ PATHS = [
     ("scripts/u_lira --out new --config nowhere.yml --mode ga", "--config nowhere.yml: no such file"),
 ]
 
-ROWS = [*FLAGS, *PATHS, *SETTINGS, *LATENTS]
+ROWS = [*FLAGS, *PATHS, *SETTINGS, *LATENTS, *JUDGING]
