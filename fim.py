@@ -22,9 +22,8 @@ FLAGS = ["ckpt_folder", "n_chunks", "seed"]
 def parser() -> Parser:
     p = Parser(description=__doc__, epilog=EPILOG)
     add_config_arguments(p)
-    p.add_argument(
-        "--ckpt_folder", type=a_path, metavar="RUN", help="the run folder with the checkpoint and its class_samples"
-    )
+    which = "the run folder with the checkpoint and its class_samples; world dit: or the file that they were drawn from"
+    p.add_argument("--ckpt_folder", "--ckpt", type=a_path, metavar="RUN", help=which)
     p.add_argument(
         "--n_chunks",
         type=int,
@@ -42,11 +41,14 @@ def main(argv: list[str] | None = None):
         say(config.dump_config(cfg))
 
     # torch and its friends: only now, so that --help comes at once
+    import datasets
+    import models
+    from functions.storage.imported import started_from
     from functions.training.distributed import processes
     from runners.passes.fim import SweepFisher
     from runners.setup import prepare
 
-    with processes():
+    with processes(), started_from(cfg, datasets, models, args.dry_run) as cfg:
         materials = prepare(cfg, SweepFisher.mode, SweepFisher.fresh)
         check_folder_place(cfg.ckpt_folder, "--ckpt_folder")
         runner = SweepFisher(materials.cfg, materials)

@@ -43,7 +43,8 @@ def parser() -> Parser:
     p = Parser(description=__doc__, epilog=EPILOG)
     p.add_argument("--mode", required=True, choices=tuple(NAMES), help="what to write")
     add_config_arguments(p)
-    p.add_argument("--ckpt_folder", type=a_path, metavar="RUN", help="the run folder whose newest checkpoint draws")
+    which = "the run folder whose newest checkpoint draws; world dit: or a published file, or a folder of diffusers"
+    p.add_argument("--ckpt_folder", "--ckpt", type=a_path, metavar="RUN", help=which)
     p.add_argument("--classes_to_generate", metavar="LIST", help="0,2,cat: these; x0,xcat: all but these")
     p.add_argument("--n_samples_per_class", type=int, metavar="N", help="images of each class")
     p.add_argument("--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none")
@@ -79,9 +80,13 @@ def main(argv: list[str] | None = None) -> Path | None:
     if args.dry_run:
         say(config.dump_config(cfg))
 
-    from functions.training.distributed import processes  # torch: only now, so that --help comes at once
+    # torch and its friends: only now, so that --help comes at once
+    import datasets
+    import models
+    from functions.storage.imported import started_from
+    from functions.training.distributed import processes
 
-    with processes():
+    with processes(), started_from(cfg, datasets, models, args.dry_run) as cfg:
         return sample(args, cfg)
 
 

@@ -94,12 +94,15 @@ def main(argv: list[str] | None = None):
     if args.dry_run:
         say(config.dump_config(cfg))
 
+    import datasets
+    import models
+    from functions.storage.imported import started_from
     from functions.training.distributed import processes
     from runners import MODES  # torch and its friends: only now, so that --help and config errors come at once
     from runners.setup import prepare
 
     mode = MODES[args.mode]
-    with processes():
+    with processes(), started_from(cfg, datasets, models, args.dry_run) as cfg:
         materials = prepare(cfg, args.mode, mode.fresh)
         runner = mode(materials.cfg, materials, args.resume)
         if args.dry_run:

@@ -55,9 +55,11 @@ def add_forget_arguments(p: Group) -> None:
     p.add_argument(
         "--ckpt_folder",
         "--model_path",
+        "--ckpt",
         type=a_path,
         metavar="RUN",
-        help="the run folder whose newest checkpoint to start from",
+        help="the run folder whose newest checkpoint to start from; world dit: or a published file, or a folder of "
+        "diffusers",
     )
     p.add_argument(
         "--label_to_forget",

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from functions.config.checks import check
 from functions.config.layers import Layers, apply_overlay, apply_setting, read_layers
 from functions.config.methods import METHODS
-from functions.config.names import FLAG_OF, apply_flags
+from functions.config.names import FLAG_OF, PUBLISHED, apply_flags
 from functions.config.schema import Config
 from functions.config.section import Mode, Refused, Section
 from functions.config.worlds import WORLDS
@@ -65,7 +65,9 @@ def load_config(name: str, mode: str, overlays=(), settings=(), flags: dict[str,
     cfg, method = validate(layers), METHODS[mode]
     for section in (*method.needs, method.section):
         if section is not None and getattr(cfg, section) is None:
-            where = f"; set {FLAG_OF[section]}" if section in FLAG_OF else ""
+            flag = PUBLISHED.get(cfg.world) if section == "ckpt_folder" else None
+            flag = flag or FLAG_OF.get(section)
+            where = f"; set {flag}" if flag else ""
             raise InputError(f"{layers.sources[()]}: {section}: missing, and mode {mode} needs it{where}")
     try:
         check(cfg, mode)

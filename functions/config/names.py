@@ -14,6 +14,9 @@ FLAG_OF = {
     "forget": "--label_to_forget, --num_indexes_to_replace, --forget_fraction or --forget_idx",
     "ckpt_folder": "--ckpt_folder",
 }
+DIT_FILE = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt"
+# world -> what its published commands start from
+PUBLISHED = {"dit": f"--ckpt: a run folder, or a published file such as {DIT_FILE}"}
 
 # Flags of the published commands: short for --set of these keys.
 FLAGS = {

@@ -163,6 +163,8 @@ def _latest(run: Path) -> str | None:
 
 def _published(files: list[Path]) -> str:
     """What to do with a checkpoint of the published code; nothing where the first file cannot be one."""
+    if files and files[0].suffix in (".pt", ".safetensors"):
+        return f"; {files[0]} could be a DiT's: --config dit_xl2_imagenet.yml"
     if not files or files[0].suffix != ".pth":
         return ""
     return f"; {files[0]} is a published checkpoint: python convert.py {files[0]} --config cifar10_pretrain.yml"
@@ -293,7 +295,13 @@ def _older(snapshot: Path) -> str:
 
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Strict loading; what does not fit, or is NaN or infinite, is one line with the count and the first five names."""
-    own = model.state_dict()
+    check_fit(model.state_dict(), weights, source)
+    check_finite(source, weights)
+    model.load_state_dict(weights)
+
+
+def check_fit(own: dict[str, Tensor], weights: dict[str, Tensor], source: str) -> None:
+    """Raises InputError where names or shapes are not those of the model's `own`: how many, and the first five."""
     wrong = [
         n
         for n in sorted(own.keys() | weights.keys())
@@ -301,5 +309,3 @@ def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -
     ]
     if wrong:
         raise InputError(f"{source}: {len(wrong)} tensors do not fit the model: {', '.join(wrong[:5])}")
-    check_finite(source, weights)
-    model.load_state_dict(weights)

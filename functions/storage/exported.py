@@ -1,8 +1,9 @@
-"""Weights for programs that know nothing of Palimpsest: a diffusers UNet2DModel, or a plain torch file and a JSON.
+"""Weights for programs that know nothing of Palimpsest: a diffusers model, or a plain torch file and a JSON.
 
-The U-Net concatenates the embeddings of time and label, (4 ch, 4 ch), where UNet2DModel adds two of one width. Both are
-one thing: [temb, 0] + [0, cemb], at width 8 ch. The label's two layers are applied once to every label and kept as a
-table of n_classes + 1 rows, the last of which is the null condition.
+A DiT becomes what `exported_dit` says. The U-Net concatenates the embeddings of time and label, (4 ch, 4 ch), where
+UNet2DModel adds two of one width. Both are one thing: [temb, 0] + [0, cemb], at width 8 ch. The
+label's two layers are applied once to every label and kept as a table of n_classes + 1 rows, the last of which is the
+null condition.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from functions.errors import InputError
 from functions.files import sha256_file, stream_atomic, umask, write_json
+from functions.storage import exported_dit
 
 NAMES = (  # ours -> theirs, inside blocks
     *((r"\.block\.(\d+)\.", r".resnets.\1."), (r"\.attn\.(\d+)\.", r".attentions.\1.")),
@@ -29,7 +33,11 @@ NAMES = (  # ours -> theirs, inside blocks
     (r"^norm_out\.", "conv_norm_out."),
 )
 EMBEDDINGS = ("temb.", "cemb.", "classes_emb.", "null_classes_emb")
-INPUT = {"ddpm": "2 x - 1 for images x in [0, 1], noised", "classifier": "images in [0, 1], normalised inside"}
+INPUT = {
+    "ddpm": "2 x - 1 for images x in [0, 1], noised",
+    "dit": "latents, noised: the encoder's scale times a draw of its autoencoder's posterior of 2 x - 1, x in [0, 1]",
+    "classifier": "images in [0, 1], normalised inside",
+}
 # of the outputs' largest value; what is left is rounding: sines of timesteps near 1000 differ by up to 6e-5
 SAME = 1e-3
 
@@ -40,8 +48,6 @@ def unet_config(model: nn.Module, described: dict) -> dict:
     Raises InputError that names what UNet2DModel has no word for.
     """
     kwargs = described["kwargs"]
-    if described["name"] != "unet":
-        raise InputError(f"--export diffusers: a model named {described['name']}; only the U-Net has a twin there")
     groups = sorted({m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)})
     wrong = []
     if len(groups) > 1:
@@ -107,10 +113,33 @@ def _embeddings(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_diffusers(out: Path, model: nn.Module, meta: dict) -> None:
-    """The new folder `out`, whole or absent: `unet/` and `scheduler/` for their `from_pretrained`, and `about.json`.
+    """The new folder `out`, whole or absent: what `from_pretrained` there loads, and `about.json`.
 
-    Raises RuntimeError where the installed diffusers computes something else from them than the model does.
+    Raises RuntimeError where the installed diffusers computes something else from it than the model does.
     """
+    name = meta["model"]["name"]
+    if name not in TWINS:
+        raise InputError(f"--export diffusers: a model named {name}; only the U-Net and the DiT have a twin there")
+    with _new_folder(out) as folder:
+        TWINS[name](folder, model, meta)
+        write_json(folder / "about.json", about(meta))
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder under a temporary name, that gets the name `out` at the end or is removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~umask())
+        os.rename(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save_unet(folder: Path, model: nn.Module, meta: dict) -> None:
+    """`unet/` and `scheduler/`."""
     from diffusers import DDIMScheduler, UNet2DModel
 
     unet = UNet2DModel(**unet_config(model, meta["model"]))
@@ -121,16 +150,8 @@ def save_diffusers(out: Path, model: nn.Module, meta: dict) -> None:
     d = meta["diffusion"]
     betas = {"beta_start": d["beta_start"], "beta_end": d["beta_end"], "beta_schedule": "linear"}
     scheduler = DDIMScheduler(num_train_timesteps=d["timesteps"], **betas, clip_sample=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        unet.save_pretrained(temporary / "unet")
-        scheduler.save_pretrained(temporary / "scheduler")
-        write_json(temporary / "about.json", about(meta))
-        temporary.chmod(0o777 & ~umask())
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    unet.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
 
 
 @torch.no_grad()
@@ -157,4 +178,6 @@ def about(meta: dict) -> dict:
     return {**kept, "data": data, "input": INPUT[meta["world"]]}
 
 
+# model -> what fills a folder of diffusers with it
+TWINS = {"unet": _save_unet, "dit": exported_dit.save}
 FORMS = {"diffusers": ("diffusers", save_diffusers), "weights": ("weights.pth", save_weights)}

@@ -85,6 +85,21 @@ class Names(dict):
             raise pickle.UnpicklingError("an OrderedDict with attributes")
 
 
+class Forgotten:
+    """What stands for an `argparse.Namespace`, the settings that published training code saves beside its weights.
+
+    It keeps nothing of them: only where they stand has a meaning.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+FORGOTTEN = ("argparse", "Namespace")
+
+
 class Inspector(pickle.Unpickler):
     """Reads a pickle of torch with stand-ins. `members`: bytes of each storage, None where they follow the pickle.
 
@@ -100,6 +115,7 @@ class Inspector(pickle.Unpickler):
             ("collections", "OrderedDict"): Names,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): self.parameter,
+            FORGOTTEN: Forgotten,
             **{("torch", name): Storage(size, 0) for name, size in STORAGES.items()},
         }
 
@@ -167,9 +183,10 @@ def misfit(n: int, offset: int, shape: tuple, stride: tuple) -> str | None:
 
 
 def named(found: object) -> list[tuple[object, object]]:
-    """What a state dict holds by name, or a list of state dicts by place and name; no deeper."""
+    """What a state dict holds by name, or state dicts in a list or a dict by place and name; no deeper."""
     if isinstance(found, dict):
-        return list(found.items())
+        inside = [(f"{key}: {name}", v) for key, of in found.items() if isinstance(of, dict) for name, v in of.items()]
+        return [*found.items(), *inside]
     if isinstance(found, list):
         return [
             (f"entry {i}: {name}", v) for i, of in enumerate(found) if isinstance(of, dict) for name, v in named(of)

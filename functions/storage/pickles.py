@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from functions.errors import InputError
-from functions.files import check_exported, stream_exported
-from functions.storage.inspection import inspect, misfit, refused, scan, unwanted
+from functions.files import check_exported, stream_exported, unchanged
+from functions.storage.inspection import FORGOTTEN, Forgotten, inspect, misfit, refused, scan, unwanted
 from functions.storage.tensors import plain_names
 
 # What unpicklers, torch's too, raise for a stream that is cut or altered.
@@ -42,18 +42,30 @@ BROKEN = (
 )
 
 
-def load_torch(file: Path | str | BinaryIO, source: Path | str) -> object:
-    """What `torch.save` wrote: tensors, numbers and containers, on the CPU.
+def load_torch(file: Path | str | BinaryIO, source: Path | str, mapped: bool = False) -> object:
+    """What `torch.save` wrote: tensors, numbers and containers, on the CPU. An argparse.Namespace is left out.
 
+    `mapped`: tensors take memory as they are used, as far as the file's format lets them.
     Raises InputError for code, named as the file calls it, for damage, and for what would take more room than the file.
     """
     if isinstance(file, (Path, str)):
         with open(file, "rb") as opened:
-            return load_torch(opened, source)
+            place = file if mapped and zipfile.is_zipfile(opened) else None
+            return _load(opened, source, place)
+    return _load(file, source)
+
+
+def _load(file: BinaryIO, source: Path | str, mapped: Path | str | None = None) -> object:
+    """`mapped`: the path to map in place of reading `file`."""
     try:
+        file.seek(0)
         inspect(file, source)
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(Forgotten, ".".join(FORGOTTEN))]):
+            if mapped is None:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            with unchanged(mapped):
+                return torch.load(mapped, map_location="cpu", weights_only=True, mmap=True)
     except InputError:
         raise
     except BROKEN as error:
