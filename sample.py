@@ -48,21 +48,17 @@ def parser() -> Parser:
     p.add_argument("--classes_to_generate", metavar="LIST", help="0,2,cat: these; x0,xcat: all but these")
     p.add_argument("--n_samples_per_class", type=int, metavar="N", help="images of each class")
     p.add_argument("--cond_scale", type=float, metavar="W", help="guidance: (1 + W) eps_c - W eps_null; 0 is none")
-    p.add_argument(
-        "--sample_type",
-        choices=("generalized", "ddpm_noisy", "dpm_solver"),
-        help="generalized: DDIM to ancestral, by --eta; ddpm_noisy: DDPM with x_0 clipped; "
-        "dpm_solver: DPM-Solver++, about 20 steps",
-    )
+    types = "generalized: DDIM to ancestral, by --eta; ddpm_noisy: DDPM with x_0 clipped; "
+    types += "dpm_solver: DPM-Solver++, about 20 steps"
+    p.add_argument("--sample_type", choices=("generalized", "ddpm_noisy", "dpm_solver"), help=types)
     p.add_argument("--timesteps", type=int, metavar="S", help="steps of the sampler")
     p.add_argument("--eta", type=float, help="generalized: 0 is DDIM (deterministic), 1 is ancestral")
     p.add_argument("--skip_type", choices=("uniform", "quad"), help="generalized: how S steps lie among the model's")
     p.add_argument("--weights", choices=("auto", "ema", "raw"), help="auto: EMA where the checkpoint has one")
     stretch = "stretch each image by its own extremes (published); else clamp"
     p.add_argument("--minmax", action=argparse.BooleanOptionalAction, help=stretch)
-    p.add_argument(
-        "--out", type=a_path, metavar="PATH", help="the folder, or picture, to write (default: named as above, in RUN)"
-    )
+    place = "the folder, or picture, to write (default: named as above, in RUN)"
+    p.add_argument("--out", type=a_path, metavar="PATH", help=place)
     return p
 
 

@@ -30,7 +30,7 @@ ROOMS = {
     "config": "errors imagenet interrupts places",
     "training": "errors progress tasks config",
     "curvature": "errors progress tasks",
-    "storage": "errors files finite locks records config curvature",
+    "storage": "errors files finite imagenet locks records config curvature",
     "sampling": "errors files finite arrays memory locks pictures progress records randomness tasks config training storage",
     "judging": "arrays errors files finite imagenet locks places progress records randomness config storage sampling",
     "experiments": "errors files locks records config",
