@@ -26,7 +26,7 @@ BASELINES = (
     *("neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher", "fisher_forget"),
 )
 # An untrained autoencoder of digits, 1 x 8 x 8 -> 2 x 4 x 4
-VAE = Path(__file__).parent / "golden" / "vae_tiny"
+VAE = Path(__file__).parent / "toy_vae"
 DIT = ["dit.yml", "--set", "data={dataset: digits}", "--set", f"encoder={{name: latents, vae: {VAE}}}"]
 # A new DiT is the identity in every block: four steps have to leave that behind
 FAST = ["--set", "optim.lr=0.01"]

@@ -1,4 +1,4 @@
-"""docs/adding_a_method.md does what it says: its blocks make a method, in five files, on both worlds."""
+"""docs/adding_a_method.md does what it says: its blocks make a method, in six files, on every world."""
 
 import filecmp
 import os
@@ -67,12 +67,13 @@ def python(root: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_the_method_touches_five_files(tree):
+def test_the_method_touches_six_files(tree):
     assert changed(tree) == {
         "runners/methods/bounded_ascent.py",
         "functions/config/methods.py",
         "runners/__init__.py",
         "configs/classifier/classifier.yml",
+        "configs/dit/dit.yml",
         "tests/cases.py",
     }
 
@@ -97,10 +98,10 @@ print("ran on", *cases.WORLDS)
 """
 
 
-def test_it_runs_on_both_worlds(tree):
+def test_it_runs_on_every_world(tree):
     done = python(tree, "-c", RUN)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "ran on ddpm classifier"
+    assert done.stdout.splitlines()[-1] == "ran on ddpm dit classifier"
 
 
 def test_the_suite_takes_it_in(tree):

@@ -52,7 +52,7 @@ def test_base_set_and_flags_in_this_order(tmp_path):
         (BASE + "optim: {lr: -1}\n", r"optim\.lr: got -1 \(int\); wanted greater than 0"),
         (BASE + "data: {dataset: digit}\n", r"data\.dataset: got 'digit' .*did you mean 'digits'"),
         (BASE + "model: {name: unett}\n", r"model\.name: got 'unett' .*did you mean 'unet'"),
-        (BASE + "world: classifier\n", r"diffusion: wanted for world ddpm and only there; world is classifier"),
+        (BASE + "world: classifier\n", r"diffusion: wanted for world ddpm, dit and only there; world is classifier"),
         (BASE + "model: {ch_mult: []}\n", r"model\.ch_mult: got \[\] "),
         (BASE + "optim: {lr: .inf}\n", r"optim\.lr: got inf \(float\); wanted a finite number"),
         (BASE + "diffusion: {beta_end: 1e-5}\n", r"diffusion\.beta_end: got 1e-05; wanted more than beta_start"),

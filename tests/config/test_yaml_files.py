@@ -101,7 +101,7 @@ def test_files_that_are_no_config(tmp_path, content, line):
         ("modes: {pretrain: [1]}", r"modes: wanted a block"),
         ("modes: {pretrian: {}}", r"modes\.pretrian: no such mode \(did you mean 'pretrain'\?\)"),
         ("modes: {}", r"modes\.pretrain: missing"),
-        ("world: {}", r"mine\.yml: world: got {} \(dict\); wanted 'ddpm' or 'classifier'"),
+        ("world: {}", r"mine\.yml: world: got {} \(dict\); wanted 'ddpm', 'dit' or 'classifier'"),
         ("world: [ddpm]", r"world: got \['ddpm'\] \(list\)"),
         ("data: 5", r"mine\.yml: data: got 5 \(int\); "),
         ("data: []", r"data: got \[\] \(list\)"),

@@ -31,7 +31,7 @@ class LinearLatent:
         g = torch.Generator().manual_seed(0)
         self.a = torch.linalg.qr(torch.randn(64, math.prod(LATENT), generator=g)).Q
 
-    def encode(self, x):
+    def encode(self, x, normal):
         return ((2 * x - 1).flatten(1) @ self.a).view(-1, *LATENT)
 
     def decode(self, z):
@@ -40,6 +40,9 @@ class LinearLatent:
     def shape(self, data_shape):
         assert tuple(data_shape) == (1, 8, 8)
         return LATENT
+
+    def to(self, device):
+        return self
 
 
 class ToyNet(nn.Module):
