@@ -27,7 +27,11 @@ def parser() -> Parser:
     add_config_arguments(p)
     p.add_argument("--latents", type=a_path, required=True, metavar="FOLDER", help="the folder to write")
     p.add_argument(
-        "--label_to_forget", type=labels, metavar="C", help="the class to forget, by number or name; several: 0,2"
+        "--label_to_forget",
+        "--forget_class",
+        type=labels,
+        metavar="C",
+        help="the class to forget, by number or name; several: 0,2",
     )
     p.add_argument(
         "--remain_pool", type=int, metavar="N", help="of the images that remain only N, of each class its share"

@@ -169,8 +169,9 @@ class Shards:
     def write(self, images: Sequence[int], moments: np.ndarray) -> None:
         """One more shard, (B, 2, 2 Cz, h, w) float16."""
         number = max(self.sha256, default=-1) + 1
+        moments = np.ascontiguousarray(moments, "<f2")  # convolutions may leave them in another order
         with stream_atomic(self.path(number)) as file:
-            file.write(memoryview(np.ascontiguousarray(moments, "<f2")).cast("B"))
+            file.write(memoryview(moments).cast("B"))
         crc = [[zlib.crc32(m) for m in pair] for pair in moments]
         record = {"of": sha256_json(self.identity), "sha256": file.sha256, "images": list(images), "crc": crc}
         check_record(record, Shard, self.path(number))

@@ -19,7 +19,7 @@ from functions.config.load import config_hash
 from functions.config.schema import Config
 from functions.config.selection import is_class, selection_name
 from functions.errors import InputError
-from functions.files import sha256_bytes, sha256_file
+from functions.files import note, sha256_bytes, sha256_file
 from functions.memory import check_room
 from functions.randomness import key_seed
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
@@ -186,6 +186,10 @@ def split(cfg: Config, images: Images, original: Original | None) -> tuple[Tenso
         if original.indices is None:  # written before checkpoints kept this, or converted
             print(f"{original.folder}: does not say what it was trained on: taken as all {len(images)} images")
             return torch.arange(len(images)), torch.arange(0)
+        if n := original.meta["config"]["data"].get("remain_pool"):
+            note(
+                f"{original.folder}: went on from a pool of {n:,} images (data.remain_pool): no others can be used here"
+            )
         return original.indices["remain"], original.indices["val"]
     pool = torch.arange(len(images))
     if cfg.data.indices is not None:

@@ -137,6 +137,12 @@ def test_a_flipped_bit_is_noticed_by_who_reads_that_image_alone(folder, capsys):
     assert sorted(p.name for p in folder.iterdir()) == ["000000.f16", "000000.json", INDEX]
 
 
+def test_moments_in_another_order_in_memory_are_the_same(folder):
+    moments = np.random.default_rng(0).standard_normal((2, 2, *MOMENTS)).astype(np.float16)
+    claimed(folder, WHO).write([8, 9], moments.transpose(0, 1, 3, 4, 2).copy().transpose(0, 1, 4, 2, 3))
+    assert np.array_equal(Shards(folder, WHO).read([8, 9]), moments)
+
+
 def test_what_is_not_finite_is_one_line(folder):
     bad = moments_of([8])
     bad[0, 1, 0, 0, 0] = np.nan
