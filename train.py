@@ -8,7 +8,7 @@ import sys
 from functions.config import load as config
 from functions.config import methods
 from functions.config import names as keys
-from functions.config.arguments import FLAGS, add_forget_arguments, add_training_arguments, add_unlearning_arguments
+from functions.config.arguments import FLAGS, add_arguments
 from functions.config.cli import Parser, a_path, add_config_arguments, config_flags, run_main, say
 from functions.errors import InputError
 from functions.storage.run import own_config, own_mode
@@ -54,9 +54,7 @@ def parser() -> Parser:
     )
     add_config_arguments(p, required=False)
     p.add_argument("--resume", type=a_path, metavar="RUN", help="continue this run; it knows its command")
-    add_forget_arguments(p.add_argument_group("what to forget, and from what"))
-    add_unlearning_arguments(p.add_argument_group("how to unlearn"))
-    add_training_arguments(p.add_argument_group("training, mostly of classifiers"))
+    add_arguments(p)
     return p
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from functions.errors import InputError
 from functions.files import note, sha256_bytes, sha256_file
 from functions.memory import check_room
 from functions.randomness import key_seed
+from functions.storage.mask_files import mask_file
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
@@ -86,13 +86,28 @@ def with_class_numbers(cfg: Config, names: Sequence[str]) -> Config:
     return cfg.model_copy(update={"forget": cfg.forget.model_copy(update={"label": label})})
 
 
+def with_mask_file(cfg: Config) -> Config:
+    """The config with a mask's own file where it names a folder of masks: either way it is the same run."""
+    u = cfg.unlearn
+    if u is None or u.mask_path is None:
+        return cfg
+    path = mask_file(u.mask_path, selection_name(cfg.forget, cfg.seeds.of("forget")), u.threshold)
+    if path == u.mask_path:
+        return cfg
+    print(f"--mask_path {u.mask_path}: taking {path}")
+    chosen = {"mask_path": path, "threshold": None}
+    return cfg.model_copy(update={"unlearn": u.model_copy(update=chosen)})
+
+
 def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
     device, world = distributed.choose_device(cfg.device), WORLDS[cfg.world]
     set_float32(cfg.training.precision if cfg.training else "fp32")
     d = cfg.data
     images = datasets.load(d.dataset, d.path, "train", d.image_size, test_fraction=d.test_fraction, fit=d.fit)
-    cfg = with_class_numbers(cfg, images.classes)
+    if d.n_classes not in (None, images.n_classes):
+        raise InputError(f"data.n_classes: got {d.n_classes}; {images.name} has {images.n_classes} (--num_classes)")
+    cfg = with_mask_file(with_class_numbers(cfg, images.classes))
     data, original = data_meta(cfg, images), Original.open(cfg)
     encoder_meta = encoder_of(cfg, original)
     encoder = models.encoder(encoder_meta)
@@ -223,11 +238,7 @@ def _digest(*indices: Tensor) -> str:
 def mask_hash(cfg: Config) -> str | None:
     """SHA-256 of the mask a run uses, so that a resumed run notices another one under the same name."""
     path = cfg.unlearn and cfg.unlearn.mask_path
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file (--mask_path)")
-    return sha256_file(path)
+    return None if path is None else sha256_file(path)
 
 
 def _fresh(cfg: Config, meta: dict, pretrained: str | None) -> nn.Module:

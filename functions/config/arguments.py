@@ -16,11 +16,13 @@ FLAGS = [
     "label_to_forget",
     "ckpt_folder",
     "mask_path",
+    "threshold",
     "method",
     "unlearn_loss",
     "forget_alpha",
     "decay_forget_alpha",
     "remain_alpha",
+    "forget_clip",
     "cond_scale",
     "seed",
     "dataset",
@@ -29,9 +31,14 @@ FLAGS = [
     "test_fraction",
     "remain_pool",
     "latents",
+    "n_classes",
+    "n_workers",
     "arch",
     "save_dir",
+    "results",
     "epochs",
+    "n_iters",
+    "log_freq",
     "batch_size",
     "lr",
     "momentum",
@@ -51,6 +58,14 @@ FLAGS = [
 ]
 
 
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """All groups."""
+    add_forget_arguments(p.add_argument_group("what to forget, and from what"))
+    add_unlearning_arguments(p.add_argument_group("how to unlearn"))
+    add_data_arguments(p.add_argument_group("data and model"))
+    add_training_arguments(p.add_argument_group("training"))
+
+
 def add_forget_arguments(p: Group) -> None:
     p.add_argument(
         "--ckpt_folder",
@@ -63,6 +78,7 @@ def add_forget_arguments(p: Group) -> None:
     )
     p.add_argument(
         "--label_to_forget",
+        "--forget_class",
         type=labels,
         metavar="C",
         help="the class to forget, or to leave out, by number or name; several: 0,2 or cat,dog (number:3 and name:3 "
@@ -90,25 +106,35 @@ def add_forget_arguments(p: Group) -> None:
         help="of the images that remain only N, of each class its share (data.pool_seed)",
     )
     p.add_argument("--save_dir", type=a_path, metavar="RUN", help="write here (default: results/<dataset>/.../<time>)")
+    p.add_argument("--results", "--results_dir", type=a_path, metavar="DIR", help="in place of results/")
 
 
 def add_unlearning_arguments(p: Group) -> None:
     p.add_argument(
         "--mask_path",
         type=a_path,
-        metavar="FILE",
-        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask, or a published .pt",
+        metavar="FILE|DIR",
+        help="saliency mask of generate_fisher_mask.py or of --mode generate_mask, or a published .pt; or a folder of "
+        "masks: generate_fisher and generate_mask write to DIR/<class>/, the others read fisher_<threshold> there",
     )
+    p.add_argument("--threshold", type=float, metavar="GAMMA", help="of the mask to take from that folder (default: 1)")
     p.add_argument("--method", choices=("ron", "joint"), help="sfron: forget and remain steps in turn, or their sum")
     p.add_argument(
         "--unlearn_loss",
         choices=unlearning.PUBLISHED_LOSSES,
         help="adaga: adaptive ascent; ga: ascent; match: follow another label's prediction; "
-        "relabel: train towards a wrong label; rl: match (ddpm) or relabel (classifier)",
+        "relabel: train towards a wrong label; rl: match (ddpm) or relabel (dit, classifier)",
     )
     p.add_argument("--forget_alpha", type=float, help="weight of the forget loss")
     p.add_argument("--decay_forget_alpha", action=argparse.BooleanOptionalAction, help="cosine decay of that weight")
     p.add_argument("--remain_alpha", type=float, help="weight of the remain loss")
+    p.add_argument(
+        "--forget_clip",
+        "--grad_clip",
+        type=float,
+        metavar="NORM",
+        help="sfron, ga: largest norm of the forget step's masked gradient (other steps: --set optim.grad_clip=NORM)",
+    )
     p.add_argument(
         "--alpha", type=float, help="l1_sparse: weight of the norm; iu: step; fisher_forget: scale of the noise"
     )
@@ -129,7 +155,7 @@ def add_unlearning_arguments(p: Group) -> None:
     )
 
 
-def add_training_arguments(p: Group) -> None:
+def add_data_arguments(p: Group) -> None:
     p.add_argument(
         "--dataset",
         choices=schema.DATASETS,
@@ -148,10 +174,31 @@ def add_training_arguments(p: Group) -> None:
     )
     p.add_argument("--image_size", type=side, metavar="PIXELS", help="side of all images; auto: chosen (folder)")
     p.add_argument("--test_fraction", type=float, metavar="Q", help="test part of a folder that has none (data.path)")
-    p.add_argument("--arch", help="cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm")
+    p.add_argument(
+        "--arch",
+        "--model",
+        help="a classifier: cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm; or DiT-XL/2: "
+        f"{', '.join(schema.DIT_SIZES)} by 2, 4 or 8. Where a run starts from a checkpoint it must be the model there",
+    )
+    p.add_argument("--n_classes", "--num_classes", type=int, metavar="K", help="check that the data set has so many")
+    p.add_argument(
+        "--n_workers", "--num_workers", type=int, metavar="N", help="processes that decode folders of images"
+    )
+
+
+def add_training_arguments(p: Group) -> None:
+    p.add_argument(
+        "--n_iters",
+        type=int,
+        metavar="N",
+        help="steps; generate_fisher and generate_mask: batches of each set, shuffled (default there: the whole set)",
+    )
     p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
     p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
     p.add_argument("--batch_size", type=int)
+    p.add_argument(
+        "--log_freq", "--log_every", type=int, metavar="N", help="steps from one line of the log to the next"
+    )
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the model that steps call")
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="forward passes of training in bfloat16")
     p.add_argument("--momentum", type=float)

@@ -28,6 +28,7 @@ FORMAT = 2  # of what `config_hash` hashes: 2 since each mode has a section of i
 # Keys that came after FORMAT 2, at what was done before: at that they are not hashed, so that older runs can go on
 LATER = {
     ("data", "test_fraction"): None,
+    ("data", "n_classes"): None,
     ("data", "fit"): "middle",
     ("data", "remain_pool"): None,
     ("data", "pool_seed"): 0,
@@ -199,8 +200,8 @@ def config_hash(cfg: Config) -> str:
     # a place, but what is read there is rounded to half precision
     tree["data"]["latents"] = cfg.data.latents is not None
     for (section, key), before in LATER.items():
-        if (tree[section] or {}).get(key) == before:
-            del tree[section][key]
+        if tree[section] and tree[section].get(key) == before:
+            tree[section].pop(key, None)
     if cfg.unlearn and cfg.unlearn.revision:
         tree["revision"] = cfg.unlearn.revision
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functions.config.cli import say
-from functions.config.layers import Layers, nested
+from functions.config.layers import ALTERNATIVES, Layers, nested
 from functions.config.methods import METHODS
-from functions.config.schema import CIFAR_ARCHS, RESNETS
+from functions.config.schema import CIFAR_ARCHS, DIT_SIZES, RESNETS
 from functions.config.section import Mode
 from functions.config.worlds import WORLDS
-from functions.errors import InputError
+from functions.errors import InputError, nearest, shown
 
 FLAG_OF = {
     "forget": "--label_to_forget, --num_indexes_to_replace, --forget_fraction or --forget_idx",
@@ -31,9 +31,14 @@ FLAGS = {
     "test_fraction": "data.test_fraction",
     "remain_pool": "data.remain_pool",
     "latents": "data.latents",
+    "n_classes": "data.n_classes",
+    "n_workers": "data.n_workers",
     "arch": "model",
     "save_dir": "save_dir",
+    "results": "results",
     "epochs": "training.epochs",
+    "n_iters": "training.n_iters",
+    "log_freq": "training.log_freq",
     "batch_size": "training.batch_size",
     "lr": "optim.lr",
     "momentum": "optim.momentum",
@@ -48,11 +53,13 @@ FLAGS = {
     "bf16": "training.bf16",
     "ckpt_folder": "ckpt_folder",
     "mask_path": "unlearn.mask_path",
+    "threshold": "unlearn.threshold",
     "method": "unlearn.method",
     "unlearn_loss": "unlearn.loss",
     "forget_alpha": "unlearn.forget_alpha",
     "decay_forget_alpha": "unlearn.decay_forget_alpha",
     "remain_alpha": "unlearn.remain_alpha",
+    "forget_clip": "unlearn.forget_clip",
     "seed": "seeds.seed",
     "n_chunks": "fim.n_chunks",
     "sample_type": "sampling.sample_type",
@@ -75,7 +82,8 @@ UNLEARN_ALIAS = {
     "RL_proximal": "salun_soft",
     "boundary_expanding": "boundary_expand",
 }
-EVERYWHERE = ("seeds", "data", "save_dir")  # sections and keys that flags may set in every mode
+DITS = tuple(f"DiT-{size}/{patch}" for size in DIT_SIZES for patch in (2, 4, 8))  # published names of models
+EVERYWHERE = ("seeds", "data", "save_dir", "results")  # sections and keys that flags may set in every mode
 
 
 def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
@@ -92,6 +100,9 @@ def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
         earlier, other = given.setdefault(keys[flag], (said, value))
         if other != value:
             raise InputError(f"{earlier} and {said}: both set {keys[flag]}, and differ")
+        section, _, leaf = keys[flag].partition(".")
+        if (twin := f"{section}.{ALTERNATIVES.get((section, leaf))}") in given:
+            raise InputError(f"{given[twin][0]} and {said}: both say how long the run is; wanted one of them")
         if flag == "arch":
             value = _model_of(value, layers)
         world = layers.values.get("world")
@@ -102,6 +113,9 @@ def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
 
 def _model_of(arch: str, layers: Layers) -> dict:
     """The `model` section of an architecture's name, in place of the config's: ours, torchvision's or timm's."""
+    world = WORLDS.get(str(layers.values.get("world")))
+    if arch in DITS or (world and "dit" in world.models):
+        return _dit(arch, layers)
     section = layers.values.pop("model", None) or layers.architecture
     name = section.get("name") if isinstance(section, dict) else None
     if name is not None and section.get("arch", name) == arch:  # the config's own, with all it says of it
@@ -111,6 +125,15 @@ def _model_of(arch: str, layers: Layers) -> dict:
     if arch in RESNETS and (name == "torchvision" or arch not in CIFAR_ARCHS):
         return {"name": "torchvision", "arch": arch}
     return {"name": "cifar" if arch in CIFAR_ARCHS else "timm", "arch": arch}
+
+
+def _dit(name: str, layers: Layers) -> dict:
+    """The `model` section of a published DiT, in place of the config's."""
+    if name not in DITS:
+        raise InputError(f"--model {shown(name)[1:-1]}: no such DiT; wanted {', '.join(DITS)}{nearest(name, DITS)}")
+    layers.values.pop("model", None)
+    size, patch_size = name.removeprefix("DiT-").split("/")
+    return {"name": "dit", "size": size, "patch_size": int(patch_size)}
 
 
 def _read(key: str, method: type[Mode]) -> bool:

@@ -28,9 +28,7 @@ class Drawn(Mode):
 
     def check(self, cfg):
         if self.n_iters is not None and self.draws > 1:
-            why = (
-                f"{self.n_iters} batches with one draw each are all; {self.section}.draws must be 1, it is {self.draws}"
-            )
+            why = f"each batch is drawn once; {self.section}.draws must be 1, it is {self.draws}"
             raise Refused(f"{self.section}.n_iters", why)
         if not WORLDS[cfg.world].diffusion and (self.guidance or self.draws > 1):
             raise Refused(self.section, f"guidance and draws are for diffusion, nothing is drawn for a {cfg.world}")

@@ -45,6 +45,7 @@ class Data(Section):
     # how an image on disk becomes a square: the middle, bilinear; or as ADM and DiT were trained, see `fit_adm`
     fit: Literal[FITS] = "middle"
     test_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None  # of a `folder` that has no test part
+    n_classes: Positive | None = None  # what the data set must have, for configs that say so; null: whatever it has
     flip: bool = False  # random horizontal flips, drawn afresh for every batch
     frozen_augment: bool = False  # published: each image is flipped once and for all; not by modes that make a model
     crop: int = Field(0, ge=0, le=1024)  # random crops after padding by this many pixels

@@ -19,7 +19,13 @@ class Unlearning(Mode):
     section: ClassVar = "unlearn"
     needs: ClassVar = ("optim", "training", "forget", "ckpt_folder")
 
-    mask_path: Place | None = None
+    mask_path: Place | None = None  # a mask, or a folder of masks by forget set (0/fisher_1.0.safetensors)
+    threshold: Weight | None = None  # gamma of the mask to take from a folder; null: 1
+
+    def check(self, cfg):
+        super().check(cfg)
+        if self.threshold is not None and self.mask_path is None:
+            raise Refused("unlearn.threshold", "chooses a mask from a folder; set --mask_path")
 
 
 class Closed(Unlearning):

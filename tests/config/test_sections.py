@@ -183,7 +183,14 @@ def test_the_resolved_config_reads_back(tmp_path, mode):
 
 # ---- defaults
 
-SHARED = {"mask_path": None, "mask_mode": "strict", "clip_first": False, "dropout": True, "bn_mode": "update"}
+SHARED = {
+    "mask_path": None,
+    "threshold": None,
+    "mask_mode": "strict",
+    "clip_first": False,
+    "dropout": True,
+    "bn_mode": "update",
+}
 WEIGHT = {"forget_alpha": 1.0, "decay_forget_alpha": False}
 OBJECTIVE = {**WEIGHT, "lambd": 0.5, "adaga_floor": 1e-8, "remain_alpha": 1.0}
 OBJECTIVE |= {"drop_labels": False, "target_dropout": False}
@@ -206,8 +213,17 @@ DEFAULTS = {
     "bad_teacher": {**SHARED, "temperature": 1.0},
     "boundary_expand": SHARED,
     "boundary_shrink": {**SHARED, "eps": 0.1},
-    "iu": {"mask_path": None, "step": 1.0, "k": 1000, "solver": "exact", "chunk": 32, "tol": 1e-6, "max_iter": 200},
-    "fisher_forget": {"mask_path": None, "alpha": 1e-8, "cap": 1e-3, "head_factor": 10.0},
+    "iu": {
+        "mask_path": None,
+        "threshold": None,
+        "step": 1.0,
+        "k": 1000,
+        "solver": "exact",
+        "chunk": 32,
+        "tol": 1e-6,
+        "max_iter": 200,
+    },
+    "fisher_forget": {"mask_path": None, "threshold": None, "alpha": 1e-8, "cap": 1e-3, "head_factor": 10.0},
 }
 
 

@@ -324,11 +324,13 @@ def test_blocks_of_all_modes_and_of_one(tmp_path):
 @pytest.mark.parametrize("section, key", LATER)
 def test_a_key_that_came_later_changes_no_hash_until_it_is_used(section, key):
     """Its default is what was done before; at that the hash is that of the older version, which had no such key."""
-    file, mode = ("sample", "sample") if section == "sampling" else ("saliency_unlearn", "salun")
-    flags = {flag: value for flag, value in FLAGS.items() if mode == "salun" or flag == "ckpt_folder"}
+    file, mode = {"fisher": ("fisher", "generate_fisher"), "sampling": ("sample", "sample")}.get(
+        section, ("saliency_unlearn", "salun")
+    )
+    flags = {flag: value for flag, value in FLAGS.items() if mode != "sample" or flag == "ckpt_folder"}
     cfg = load_config(f"cifar10_{file}.yml", mode, flags=flags)
     assert getattr(getattr(cfg, section), key) == LATER[section, key]
-    used = {"cosine_per": "epoch", "adaga_floor": 1e-15, "average": "batches"}.get(key, True)
+    used = {"cosine_per": "epoch", "adaga_floor": 1e-15, "average": "batches", "mask_path": "masks"}.get(key, True)
     other = cfg.model_copy(update={section: getattr(cfg, section).model_copy(update={key: used})})
     assert config_hash(other) != config_hash(cfg)
     hashed = []

@@ -1,0 +1,34 @@
+"""Masks by name: the one of a forget set and a threshold in a folder. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from functions.errors import InputError
+
+GAMMA = 1.0  # of the mask that is taken where nobody says which
+
+
+def mask_file(given: str, forget: str, gamma: float | None) -> str:
+    """`given` where that is a file; of a folder the mask of this threshold, in the forget set's own folder or here.
+
+    Published names are read as well: fisher_1.0.pt, fisher_1.pt. Raises InputError where there is no such mask, and
+    says which there are.
+    """
+    path = Path(given)
+    if path.is_file():
+        if gamma is not None:
+            raise InputError(f"--threshold {gamma}: chooses a mask from a folder; --mask_path {path} is a file")
+        return given
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file (--mask_path)")
+    asked = GAMMA if gamma is None else gamma
+    names = (f"fisher_{asked}.safetensors", f"fisher_{asked}.pt", f"fisher_{asked:g}.pt")
+    folder = path / forget if (path / forget).is_dir() else path
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if not found:
+        there = sorted(f.name for f in folder.iterdir() if f.name.startswith(("fisher_", "with_")) and f.is_file())
+        there = [name for name in there if name.endswith((".safetensors", ".pt"))]
+        offer = f"there are {', '.join(there)}" if there else "there is no mask (generate_fisher_mask.py makes masks)"
+        raise InputError(f"{folder / names[0]}: no such file (--mask_path {path}, --threshold {asked}); {offer}")
+    return str(found[0])
