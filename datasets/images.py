@@ -184,7 +184,7 @@ def cycled(
     rows = itertools.islice(shuffle.batches(batch_size, 0), part[0], n, part[1])
     chosen, ahead = itertools.tee(batch[:, 0] for batch in rows)
     for i, x in zip(chosen, images.batches(ahead, n_workers)):
-        yield to_unit(x), images.labels[upload(i, x.device)]
+        yield images.finish(x), images.labels[upload(i, x.device)]
 
 
 def augment(x: Tensor, flip: Tensor, shift: Tensor, crop: int) -> Tensor:
