@@ -12,6 +12,7 @@ import pytest
 
 import classifier_evaluation
 import convert
+import encode_dataset
 import evaluate
 import evaluator
 import fim
@@ -39,9 +40,10 @@ SCRIPTS = {
         train_classifier,
         classifier_evaluation,
         evaluate,
+        encode_dataset,
     )
 }
-MODE_OF = {"sample": "sample", "fim": "fim", "convert": "pretrain"}  # train.py says --mode
+MODE_OF = {"sample": "sample", "fim": "fim", "convert": "pretrain", "encode_dataset": "encode"}  # train.py says --mode
 SMALL = " --set model.ch=8 " + shlex.join(cases.TOY)
 TOY = shlex.join(cases.TOY)
 

@@ -161,7 +161,7 @@ def test_what_half_precision_cannot_hold_is_never_written(tmp_path, monkeypatch,
         return found
 
     monkeypatch.setattr(encoders.Latents, "moments", broken)
-    with pytest.raises(InputError, match=rf"vae_tiny: the latents of image \d+ are as large as {said}"):
+    with pytest.raises(InputError, match=rf"{cases.VAE.name}: the latents of image \d+ are as large as {said}"):
         encoded(tmp_path / "kept", *POOL)
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["index.json"]
 
