@@ -109,26 +109,28 @@ def _described(
     """
     cfg = cfg.model_copy(update=NOTHING)
     facts = _facts(cfg, sets, zoo)
+    factor = facts["data"]["shape"][-1] // _seen(facts, zoo)["shape"][-1]  # of sides of images to those of latents
     if cfg.model is None:
-        cfg = cfg.model_copy(update={"model": _own_model(found, source)})
+        cfg = cfg.model_copy(update={"model": _own_model(found, source, factor)})
     model = _model(cfg, facts, zoo)
     if found.kwargs is not None:
         # its own arguments, as far as the file knows them
         wanted = {**model["kwargs"], "num_heads": found.kwargs["num_heads"] and model["kwargs"]["num_heads"]}
-        factor = facts["data"]["shape"][-1] // _seen(facts, zoo)["shape"][-1]
         dit_files.check_size(found.kwargs, wanted, source, factor)
     check_model(model, source)
     meta = run_meta(cfg, "pretrain", facts["data"], model, facts["encoder"], facts["diffusion"], None, None)
     return cfg, {**meta, "pretrained": None}
 
 
-def _own_model(found: Found, source: Path | str) -> DiTModel:
+def _own_model(found: Found, source: Path | str, factor: int) -> DiTModel:
     """The `model` section that the file's shapes say. Raises InputError where they do not tell the heads."""
     kwargs = found.kwargs
     if kwargs["num_heads"] is None:
         sizes = ", ".join(f"{key}: {kwargs[key]}" for key in ("patch_size", "hidden_size", "depth"))
         given = f"--set 'model={{name: dit, {sizes}, num_heads: N}}'"
-        raise InputError(f"{source}: {dit_files.said(kwargs)}: shapes do not say how many heads; wanted {given}")
+        raise InputError(
+            f"{source}: {dit_files.said(kwargs, factor)}: shapes do not say how many heads; wanted {given}"
+        )
     return DiTModel(name="dit", **{k: kwargs[k] for k in ("patch_size", "hidden_size", "depth", "num_heads")})
 
 

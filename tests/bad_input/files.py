@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import cases
+import dits
 import numpy as np
 import pictures
+import torch
 
 from functions.files import write_json
 
@@ -96,6 +98,7 @@ def make(folder: Path, originals) -> None:
     for name in ("classifier", "classifier2"):
         shutil.copytree(unlearned, folder / name, symlinks=True)
     _half(folder)
+    _dits(folder)
     (folder / "other.safetensors").write_bytes(mask.read_bytes())
     (folder / "cut.safetensors").write_bytes(mask.read_bytes()[:200])
     for name in ("mask_cut", "mask_two"):
@@ -116,6 +119,22 @@ def make(folder: Path, originals) -> None:
     write_json(folder / "latents" / "index.json", {"format": 1, "vae": "a" * 64, "content": "b" * 64, **known})
     pictures.save_images(folder / "broken", pictures.noise(5))
     (folder / "broken" / "3.png").write_bytes((folder / "broken" / "3.png").read_bytes()[:40])
+
+
+def _dits(folder: Path) -> None:
+    """A DiT of the toy autoencoder's latents, and files that are none or not whole."""
+    shutil.copytree(cases.VAE, folder / "vae")
+    weights = dits.weights()
+    less = {name: t for name, t in weights.items() if name != "blocks.2.mlp.fc2.bias"}
+    nan = {**weights, "final_layer.linear.bias": weights["final_layer.linear.bias"].fill_(float("nan"))}
+    for name, content in {"nan": nan, "less": less, "evil": {"model": weights, "args": Evil()}}.items():
+        torch.save(content, folder / f"dit_{name}.pt")
+    data = torch.save(dits.weights(), folder / "dit.pt") or (folder / "dit.pt").read_bytes()
+    (folder / "dit_cut.pt").write_bytes(data[: len(data) // 2])
+    (folder / "dit_changed.pt").write_bytes(data)
+    (folder / "dit_changed.pt.sha256").write_text(f"{'0' * 64}  dit_changed.pt\n")
+    (folder / "no_weights").mkdir()
+    (folder / "no_weights" / "config.json").write_text('{"_class_name": "DiTTransformer2DModel"}')
 
 
 def _half(folder: Path) -> None:

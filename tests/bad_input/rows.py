@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bad_input.commands import LONG, B, C, E, G, L, M, P, S, T, U, V
+from bad_input.dit import DIT
 from bad_input.judging import JUDGING
 from bad_input.latents import LATENTS
 from bad_input.settings import SETTINGS
@@ -384,4 +385,4 @@ PATHS = [
     ("scripts/u_lira --out new --config nowhere.yml --mode ga", "--config nowhere.yml: no such file"),
 ]
 
-ROWS = [*FLAGS, *PATHS, *SETTINGS, *LATENTS, *JUDGING]
+ROWS = [*DIT, *FLAGS, *PATHS, *SETTINGS, *LATENTS, *JUDGING]
