@@ -13,6 +13,7 @@ from functions.errors import InputError
 __all__ = ["DATASETS", "MOMENTS", "FolderImages", "ImageSet", "Stream", "cycled", "describe", "load", "ordered"]
 
 SPLITS = ("train", "test")
+ON_DISK = ("folder", "tinyimagenet", "imagenet")  # of pictures that may differ in size
 
 # name -> loader(path, split, image_size, seed); of those on disk also (..., fit)
 DATASETS = {
@@ -51,6 +52,8 @@ def load(
     if name == "folder":
         return folder.load(path, split, image_size, seed, fit, test_fraction)
     on_disk = {} if fit == "middle" else {"fit": fit}
+    if on_disk and name not in ON_DISK:
+        raise InputError(f"data.fit: {fit} is for dataset {', '.join(ON_DISK)}, this is {name}")
     return DATASETS[name](path, split, None if image_size == "auto" else image_size, seed, **on_disk)
 
 

@@ -176,7 +176,7 @@ def test_half_of_the_functions_have_at_most_8_lines():
 def test_names_for_argparse_agree_with_the_dicts_of_classes():
     import datasets
     import models
-    from functions.config import methods, passes, schema, unlearning
+    from functions.config import checks, methods, passes, schema, unlearning
     from functions.config import names as keys
     from functions.curvature.fisher import ESTIMATORS
     from functions.storage.meta import DIT_SIZES
@@ -187,7 +187,7 @@ def test_names_for_argparse_agree_with_the_dicts_of_classes():
 
     assert tuple(MODES) == methods.MODES
     assert all(MODES[name].mode == name for name in MODES)
-    assert tuple(datasets.DATASETS) == schema.DATASETS
+    assert tuple(datasets.DATASETS) == schema.DATASETS and datasets.ON_DISK == checks.ON_DISK
     assert tuple(FORGET_LOSSES) == unlearning.FORGET_LOSSES
     assert tuple(ESTIMATORS) == passes.ESTIMATORS
     assert tuple(DIT_SIZES) == schema.DIT_SIZES

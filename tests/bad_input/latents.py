@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cases
 
-from bad_input.commands import LONG
+from bad_input.commands import LONG, B, P, U
 
 DIT = f"--config dit.yml --set 'data={{dataset: digits}}' --set 'encoder={{name: latents, vae: {cases.VAE}}}'"
 D = f"encode_dataset {DIT} --latents new"
@@ -30,5 +30,19 @@ LATENTS = [
     (f"encode_dataset {DIT} --latents file.txt", "file.txt"),
     (f"encode_dataset {DIT} --latents {LONG}", "--latents: got"),
     (f"encode_dataset {DIT} --latents latents", "latents made with vae aaaaaaaaaaaa..., this run has "),
+    # of other scripts
+    (f"{U} --latents nowhere", "data.latents: has no meaning where the model sees pixels (encoder.name)"),
+    (
+        "train --dataset digits --mode pretrain --latents latents",
+        "data.latents: a classifier sees the images themselves",
+    ),
+    *((f"{U} --remain_pool {n}", f"data.remain_pool: got {n}") for n in (0, -3, 10**12)),
+    (f"{U} --remain_pool x", "--remain_pool: got 'x'"),
+    (f"{U} --remain_pool 100000", "data.remain_pool: 100000 is more than the "),
+    (f"{U} --remain_pool 9 --set data.pool_seed=-1", "data.pool_seed: got -1"),
+    (f"{P} --remain_pool 5", "data.remain_pool: has no meaning where nothing is forgotten (--label_to_forget)"),
+    (f"{P} --set data.fit=centre", "data.fit: got 'centre'"),
+    (f"{B} --fit adm --out new", "data.fit: adm is for dataset folder, tinyimagenet, imagenet, this is digits"),
+    (f"{B} --fit middel --out new", "--fit: got 'middel'; wanted middle, adm (did you mean 'middle'?)"),
     ("encode_dataset --config digits_pretrain.yml --latents new", "mode encode needs it"),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from toys import grey_levels, one_line, write
 
 import datasets
+import save_base_dataset
 from datasets.images import FITS, fit_adm
 from datasets.split import pool_of, select
 from functions import imagenet
@@ -17,6 +20,7 @@ from functions.config.classes import class_numbers, parse_classes
 from functions.config.load import config_hash, load_config
 from functions.errors import InputError
 from functions.files import note
+from functions.judging.contract import read_reference
 
 RETRIEVER, TENCH, CRANE = "n02099601", "n01440764", "n02012849"  # 207, 0, 134
 WNIDS = imagenet.wnids()
@@ -166,6 +170,17 @@ def test_a_data_set_is_cut_as_its_config_says(subset):
         wanted = torch.from_numpy(np.array(FITS[fit](Image.fromarray(pixels), 16))).permute(2, 0, 1)
         assert torch.equal((x[0] * 255).round().byte(), wanted)
     assert tuple(FITS) == schema.FITS
+
+
+def test_a_reference_says_how_its_images_were_cut(subset):
+    words = ["--dataset", "imagenet", "--data_path", str(subset), "--label_to_forget", "tench", "--image_size", "16"]
+    hashes = set()
+    for fit in FITS:
+        save_base_dataset.main([*words, "--fit", fit, "--out", fit])
+        made = read_reference(Path(fit, "reference.json"))
+        assert made["protocol"].get("fit", "middle") == fit and sorted(p.name for p in Path(fit, "207").iterdir())
+        hashes.add(made["hash"])
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize(
