@@ -42,7 +42,7 @@ def model(tensors: dict[str, torch.Tensor], **kwargs) -> nn.Module:
     return found
 
 
-def make_run(folder: str, kinds=("raw", "ema"), classes=CLASSES, **kwargs) -> Path:
+def make_run(folder: Path | str, kinds=("raw", "ema"), classes=CLASSES, **kwargs) -> Path:
     """A run folder of random weights with latents of the toy autoencoder."""
     described_ = described(n_classes=len(classes), **kwargs)
     encoder = models.encoder_meta("latents", vae=str(cases.VAE))

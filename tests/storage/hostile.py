@@ -169,6 +169,21 @@ def shadowed(path: Path) -> Path:
     return torch_file(path, Calls(OrderedDict, state={"items": 1}))
 
 
+def diffusers(folder: Path, weights: dict[str, torch.Tensor], **sizes: int) -> Path:
+    """A DiTTransformer2DModel whose config says other sizes than its weights have."""
+    from safetensors.torch import save_file
+
+    from functions.storage.dit_files import to_diffusers
+
+    config = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": 4, "attention_head_dim": 12}
+    config |= {"in_channels": 2, "out_channels": 4, "num_layers": 3, "sample_size": 4, "num_embeds_ada_norm": 10}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**config, **sizes}))
+    tensors = {name: t.clone() for name, t in to_diffusers(weights, 3).items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
 # ---- arrays, images, text
 
 

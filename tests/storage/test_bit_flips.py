@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cases
+import dits
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from functions.judging.logits import fingerprint, logits_of, read_run
 from functions.judging.metrics_file import read_section, replace_section
 from functions.sampling.contract import GENERATION, read_generation
 from functions.sampling.folders import find_samples
+from functions.storage import dit_files
 from functions.storage.artifacts import export_mask_pt, load_fishers, load_mask, load_tensors
 from functions.storage.checkpoint import Snapshot
 from functions.storage.contract import contract
@@ -61,6 +63,9 @@ def everything(originals, tmp_path_factory):
     mask = load_mask(folder / "ddpm" / "mask_0" / "fisher_1.0.safetensors", None, None)
     export_mask_pt(folder / "mask.pt", mask)
     convert.main([str(folder / "ddpm"), "--export", "ddim", "--out", str(folder / "theirs.pth")])
+    dit = dits.make_run(folder / "dit")
+    convert.main([str(dit), "--export", "dit", "--weights", "both", "--out", str(folder / "dit.pt")])
+    convert.main([str(dit), "--export", "diffusers", "--out", str(folder / "dit_folder")])
     model = models.build(cases.meta()["model"])
     record = {"dataset": "digits", "arch": "cnn", "model": cases.meta()["model"], "classes": ["0"], "shape": [1, 8, 8]}
     record |= {"preprocessing": "", "test_accuracy": 0.5, "n_test": 10}
@@ -146,6 +151,14 @@ KINDS = {
     ),
     "a mask, exported": Kind(lambda f: f / "mask.pt", lambda f: load_mask(f / "mask.pt", None, None)),
     "a checkpoint, exported": Kind(lambda f: f / "theirs.pth", lambda f: load_list(f / "theirs.pth")),
+    "a DiT, exported": Kind(lambda f: f / "dit.pt", lambda f: load_dit(f / "dit.pt")),
+    "a DiT's weights for diffusers": Kind(
+        lambda f: f / "dit_folder" / "transformer" / "diffusion_pytorch_model.safetensors",
+        lambda f: load_dit(f / "dit_folder"),
+    ),
+    "a DiT's config for diffusers": Kind(
+        lambda f: f / "dit_folder" / "transformer" / "config.json", lambda f: load_dit(f / "dit_folder")
+    ),
     "an export's hash": Kind(lambda f: f / "theirs.pth.sha256", lambda f: load_list(f / "theirs.pth")),
     "latest": Kind(lambda f: f / "ddpm" / "ckpts" / "latest", opened, again=True),
     "samples.json": Kind(
@@ -172,6 +185,10 @@ KINDS = {
 
 def latents(folder: Path) -> list:
     return shards.Shards(folder, shards.identity_of(folder)).read(range(4)).tolist()
+
+
+def load_dit(path: Path) -> tuple:
+    return tuple(dit_files.load(path, models.build))
 
 
 def judge(folder: Path) -> tuple:

@@ -1,11 +1,13 @@
 """Hostile files: none runs, none takes more than a gigabyte or ten seconds, each ends as one line and no exit code 0."""
 
+import argparse
 import json
 import pickle
 import re
 from pathlib import Path
 
 import cases
+import dits
 import hostile
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from processes import Process
 from functions.arrays import read_npy, read_npz
 from functions.errors import InputError
 from functions.storage import pickles
+from functions.storage.inspection import Forgotten
 
 # name -> (how it is made, what is said of it). Read as the mask of a run, which any of them could be.
 MASKS = {
@@ -36,6 +39,7 @@ MASKS = {
     "memo": (lambda p, c: hostile.in_torch(p, hostile.MEMO), "keeps object 3 in place 2,147,483,648 of its memo"),
     "long": (lambda p, c: hostile.in_torch(p, hostile.LONG), "an integer of 7,999,993 bits"),
     "opcodes": (lambda p, c: hostile.in_torch(p, hostile.OPCODES), "more than 1,000,000 instructions"),
+    "settings": (lambda p, c: hostile.torch_file(p, argparse.Namespace(w=hostile.code(c))), "it calls _?io.open, and"),
     "shadowed": (lambda p, c: hostile.shadowed(p), "an OrderedDict with attributes"),
 }
 PICKLES = {
@@ -96,6 +100,19 @@ def test_what_people_save_is_read(tmp_path, zipped):
     pickles.load_torch(hostile.torch_file(tmp_path / "tied.pth", {"a": shared, "b": shared}, zipped), "tied.pth")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_settings_beside_weights_are_left_out(tmp_path, zipped, mapped):
+    """What published training code saves; nothing of its argparse.Namespace is kept."""
+    settings = argparse.Namespace(lr=1e-4, classes=[207], path=None, own={"w": torch.zeros(2)})
+    content = {"model": {"w": torch.arange(3.0)}, "args": settings}
+    found = pickles.load_torch(hostile.torch_file(tmp_path / "c.pt", content, zipped), "c.pt", mapped)
+    assert cases.same(found["model"], content["model"])
+    assert (
+        type(found["args"]) is Forgotten and not hasattr(found["args"], "__dict__") and not hasattr(found["args"], "lr")
+    )
+
+
 # ---- arrays
 
 
@@ -144,9 +161,13 @@ def commands(toys: dict, judge: Path, canary: Path) -> dict[str, tuple[str, list
         make(own / f"{name}.pkl", canary)
         words = ["--mode", "sa", "--config", "digits_classifier.yml", *cases.from_run(run, 0)]
         found[name] = ("train", [*words, "--set", f"sa.fisher_path={own / name}.pkl"])
-    for name in ("code", "deflated", "expanded", "tar", "memo"):
+    dit = ["--config", *cases.DIT, "--set", dits.MODEL]
+    for name in ("code", "deflated", "expanded", "tar", "memo", "views", "settings"):
         words = [str(own / f"{name}.pt"), "--config", "digits_pretrain.yml", "--out", str(own / "imported")]
         found[f"import {name}"] = ("convert", words)
+        found[f"import {name} as a DiT"] = ("convert", [words[0], *dit, *words[3:]])
+        start = ["--mode", "finetune", *dit, "--ckpt", words[0], "--label_to_forget", "0"]
+        found[f"start from {name}"] = ("train", start)
     wide = {"w": {"dtype": "F32", "shape": [10**11], "data_offsets": [0, 4 * 10**11]}}
     both = {n: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for n in "ab"}
     for name, header in (
@@ -157,11 +178,15 @@ def commands(toys: dict, judge: Path, canary: Path) -> dict[str, tuple[str, list
     ):
         mask = hostile.safetensors(own / f"{name}.safetensors", *header)
         found[f"mask {name}.safetensors"] = ("train", [*unlearn, "--mask_path", str(mask)])
+        found[f"import {name}.safetensors"] = ("convert", [str(mask), *dit, "--out", str(own / "imported")])
         folder = own / name
         folder.mkdir()
         for side in ("forget", "remain"):
             hostile.safetensors(folder / f"{side}_fisher.safetensors", *header)
         found[f"fishers {name}"] = ("generate_fisher_mask", ["--ckpt_folder", str(folder), "--threshold", "1"])
+    for name, sizes in {"wide": {"attention_head_dim": 16000}, "far": {"sample_size": 8192, "patch_size": 1}}.items():
+        theirs = hostile.diffusers(own / f"{name}_dit", dits.weights(), **sizes)
+        found[f"import {name} of diffusers"] = ("convert", [str(theirs), *dit, "--out", str(own / "imported")])
     indices = hostile.npy(own / "indices.npy")
     found["indices"] = ("train", [*unlearn[:6], "--forget_idx", str(indices)])
     judged = ["--features", f"classifier:{judge}", "--out", str(own / "metrics.json")]
