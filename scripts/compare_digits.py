@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -73,25 +74,60 @@ COLUMNS = [
 ]
 
 
+class Study(NamedTuple):
+    """What a comparison is of. `config(mode)` names a mode's config; `parts` are the guidances of what is judged."""
+
+    dataset: str
+    config: Callable[[str], str]
+    parts: dict[str, str]
+    judge_epochs: int
+    gamma: str = GAMMA  # of SFR-on's mask
+    replay: int = REPLAY
+    original: int | None = None  # the seed of the one original that all seeds start from; None: each has its own
+    settings: tuple[str, ...] = ()  # further --set of every run
+
+
+def digits_config(mode: str) -> str:
+    """The file of the digits' configs that has a mode."""
+    if mode in ("pretrain", "retrain"):
+        return "digits_pretrain.yml"
+    own = {"generate_fisher": "digits_fisher.yml", "generate_mask": OWN_CONFIG["salun"], **OWN_CONFIG}
+    own |= {"fim": "digits_fim.yml", "sample": "digits_sample.yml"}
+    return own.get(mode, "digits_baselines.yml")  # the others share a file
+
+
+DIGITS = Study("digits", digits_config, {"guided": GUIDED, "unguided": UNGUIDED}, judge_epochs=30)
+
+
 class Pieces:
     """The stages of a comparison below OUT. Each method returns what later ones need, and what that cost."""
 
-    def __init__(self, out: Path, per_class: int):
-        self.out, self.per_class = out, per_class
+    def __init__(self, out: Path, per_class: int, study: Study = DIGITS):
+        self.out, self.per_class, self.study = out, per_class, study
         self.stages = Stages(out / "stages")
+
+    def start(self, seed: int) -> int:
+        """The seed of the original that repetition `seed` starts from, and of its masks."""
+        return seed if self.study.original is None else self.study.original
+
+    @property
+    def settings(self) -> list[str]:
+        """The study's own, as words of a command."""
+        return [word for setting in self.study.settings for word in ("--set", setting)]
 
     # ---- models
 
-    def train(self, name: str, config: str, mode: str, seed: int, *more: object) -> Path:
+    def train(self, name: str, mode: str, seed: int, *more: object) -> Path:
         """A run of train.py with a results folder of its own, so that a killed one is found again."""
         import train
 
         root = self.out / "runs" / name
+        more = (*more, *self.settings)
         return self.stages.run(
             name,
             train,
             "--config",
-            config,
+            self.study.config(mode),
             "--mode",
             mode,
             "--seed",
@@ -103,28 +139,28 @@ class Pieces:
         )
 
     def pretrained(self, seed: int) -> Path:
-        return self.train(f"pretrain_s{seed}", "digits_pretrain.yml", "pretrain", seed)
+        seed = self.start(seed)
+        return self.train(f"pretrain_s{seed}", "pretrain", seed)
 
     def retrained(self, label: int, seed: int) -> Path:
-        return self.train(
-            f"retrain_c{label}_s{seed}", "digits_pretrain.yml", "retrain", seed, "--label_to_forget", label
-        )
+        seed = self.start(seed)
+        return self.train(f"retrain_c{label}_s{seed}", "retrain", seed, "--label_to_forget", label)
 
-    def model(self, method: str, label: int, seed: int) -> Path:
-        """The run of any row of the table."""
+    def model(self, method: str, label: int, seed: int, settings: dict | None = None) -> Path:
+        """The run of any row of the table; with `settings` in place of the trial that was chosen."""
         if method == "pretrain":
             return self.pretrained(seed)
         if method == "retrain":
             return self.retrained(label, seed)
-        return self.unlearned(method, label, seed, settings=TRIALS[method][CHOSEN[method]])
+        settings = TRIALS[method][CHOSEN[method]] if settings is None else settings
+        return self.unlearned(method, label, seed, settings=settings)
 
     def unlearned(self, method: str, label: int, seed: int, trial: str = "", settings: dict | None = None) -> Path:
         """A run of `method` from the pretrained model of this seed, with its mask, Fisher or replay made first."""
         start = ["--ckpt_folder", self.pretrained(seed), "--label_to_forget", label]
-        config = OWN_CONFIG.get(method, "digits_baselines.yml")
         sets = [word for key, value in (settings or {}).items() for word in ("--set", f"{key}={value}")]
         prepared = PREPARE.get(method, lambda *_: [])(self, label, seed)
-        return self.train(f"{method}{trial}_c{label}_s{seed}", config, method, seed, *start, *prepared, *sets)
+        return self.train(f"{method}{trial}_c{label}_s{seed}", method, seed, *start, *prepared, *sets)
 
     # ---- what methods need first: the arguments that name it
 
@@ -132,12 +168,13 @@ class Pieces:
         import generate_fisher_mask
         import train
 
-        name, run = f"fisher_c{label}_s{seed}", self.pretrained(seed)
+        run, seed = self.pretrained(seed), self.start(seed)
+        name = f"fisher_c{label}_s{seed}"
         folder = self.stages.run(
             name,
             train,
             "--config",
-            "digits_fisher.yml",
+            self.study.config("generate_fisher"),
             "--mode",
             "generate_fisher",
             "--seed",
@@ -146,29 +183,32 @@ class Pieces:
             run,
             "--label_to_forget",
             label,
+            *self.settings,
         )
         (mask,) = self.stages.run(
-            f"mask_c{label}_s{seed}", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", GAMMA
+            f"mask_c{label}_s{seed}", generate_fisher_mask, "--ckpt_folder", folder, "--threshold", self.study.gamma
         )
         return ["--mask_path", mask]
 
     def saliency_mask(self, label: int, seed: int) -> list[object]:
         import train
 
+        run, seed = self.pretrained(seed), self.start(seed)
         name = f"saliency_c{label}_s{seed}"
         folder = self.stages.run(
             name,
             train,
             "--config",
-            "digits_saliency_unlearn.yml",
+            self.study.config("generate_mask"),
             "--mode",
             "generate_mask",
             "--seed",
             seed,
             "--ckpt_folder",
-            self.pretrained(seed),
+            run,
             "--label_to_forget",
             label,
+            *self.settings,
             "--set",
             f"results={self.out}/runs/{name}",
         )
@@ -178,26 +218,26 @@ class Pieces:
         import fim
         import sample
 
-        run = self.pretrained(seed)
+        run, seed = self.pretrained(seed), self.start(seed)
         start = ["--ckpt_folder", run, "--seed", seed]
         self.stages.run(
             f"replay_s{seed}",
             sample,
             "--config",
-            "digits_sample.yml",
+            self.study.config("sample"),
             "--mode",
             "sample_classes",
             *start,
             "--n_samples_per_class",
-            REPLAY,
+            self.study.replay,
         )
-        self.stages.run(f"fim_s{seed}", fim, "--config", "digits_fim.yml", *start)
+        self.stages.run(f"fim_s{seed}", fim, "--config", self.study.config("fim"), *start, *self.settings)
         return []
 
     # ---- numbers
 
     def name_of(self, run: Path) -> str:
-        """What `train` was told to call a run: OUT/runs/<name>/digits/..."""
+        """What `train` was told to call a run: OUT/runs/<name>/<dataset>/..."""
         return run.relative_to(self.out / "runs").parts[0]
 
     def judged(self, name: str, run: Path, label: int, seed: int) -> dict:
@@ -209,14 +249,14 @@ class Pieces:
         judge, reference = self.judge(), self.reference(label)
         features = ["--features", f"classifier:{judge}", "--classes", f"x{label}"]
         found = {}
-        for part, w in (("guided", GUIDED), ("unguided", UNGUIDED)):
+        for part, w in self.study.parts.items():
             images = self.out / "samples" / f"{self.name_of(run)}_{part}"
             numbers = self.out / "metrics" / f"{name}_{part}.json"
             self.stages.run(
                 f"sample_{self.name_of(run)}_{part}",
                 sample,
                 "--config",
-                "digits_sample.yml",
+                self.study.config("sample"),
                 "--mode",
                 "sample_classes",
                 "--ckpt_folder",
@@ -237,7 +277,7 @@ class Pieces:
                 "--sample_path",
                 images,
                 "--dataset",
-                "digits",
+                self.study.dataset,
                 "--label_of_forgotten_class",
                 label,
                 "--classifier",
@@ -251,15 +291,17 @@ class Pieces:
     def judge(self) -> Path:
         import train_classifier
 
-        self.stages.run("judge", train_classifier, "--dataset", "digits", "--out", self.out, "--epochs", 30)
-        return self.out / "digits_cnn.pth"
+        dataset, epochs = self.study.dataset, self.study.judge_epochs
+        self.stages.run("judge", train_classifier, "--dataset", dataset, "--out", self.out, "--epochs", epochs)
+        return self.out / f"{dataset}_cnn.pth"
 
     def reference(self, label: int) -> Path:
         import save_base_dataset
 
-        folder = self.out / f"digits_without_label_{label}"
+        dataset = self.study.dataset
+        folder = self.out / f"{dataset}_without_label_{label}"
         self.stages.run(
-            f"reference_c{label}", save_base_dataset, "--dataset", "digits", "--label_to_forget", label, "--out", folder
+            f"reference_c{label}", save_base_dataset, "--dataset", dataset, "--label_to_forget", label, "--out", folder
         )
         return folder
 
@@ -268,7 +310,7 @@ class Pieces:
         from functions.storage.artifacts import load_tensors
         from functions.storage.checkpoint import Snapshot
 
-        meta, start = Snapshot.open(run).meta, self.pretrained(seed)
+        meta, start, seed = Snapshot.open(run).meta, self.pretrained(seed), self.start(seed)
         costs = [meta["cost"]]
         if method == "sfron":
             costs += [
@@ -319,7 +361,7 @@ def numbers_of(found: dict) -> dict[str, float]:
         "entropy": forgotten["entropy"],
         "kept": 100 * sum(row["accuracy"] for row in kept) / len(kept),
         **{key: guided["evaluator"][key] for key in ("fid", "precision", "recall")},
-        "fid_unguided": found["unguided"]["evaluator"]["fid"],
+        **({"fid_unguided": found["unguided"]["evaluator"]["fid"]} if "unguided" in found else {}),
     }
 
 

@@ -81,7 +81,9 @@ def resolved_hash(words: Sequence[str]) -> str | None:
     """SHA-256 of what `--config`, `--mode` and `--set` come to; None where a command names no config."""
     if "--config" not in words:
         return None
-    layers = Layers(words[words.index("--mode") + 1] if "--mode" in words else None)
+    mode = words[words.index("--mode") + 1] if "--mode" in words else None
+    # sample.py's modes share one block
+    layers = Layers(mode if mode is None or mode in METHODS else "sample")
     read_layers(words[words.index("--config") + 1], layers)
     if layers.mode is not None:
         layers.promote()

@@ -13,6 +13,7 @@ V = "evaluator samples reference --features classifier:digits_cnn.pth"
 C = "classifier_evaluation --sample_path samples --dataset digits --label_of_forgotten_class 0"
 B = "save_base_dataset --dataset digits --label_to_forget 0"
 T = "train_classifier --dataset digits"
+A = "train_vae --dataset digits --out new"
 X = "convert"
 L = "scripts/u_lira --out new --config digits_classifier.yml --mode finetune"
 LONG = "x" * 5000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bad_input.commands import LONG, B, C, E, G, L, M, P, S, T, U, V
+from bad_input.commands import LONG, A, B, C, E, G, L, M, P, S, T, U, V
 from bad_input.dit import DIT
 from bad_input.judging import JUDGING
 from bad_input.latents import LATENTS
@@ -22,6 +22,7 @@ FLAGS = [
     ("classifier_evaluation", "are required: --dataset, --label_of_forgotten_class"),
     ("save_base_dataset", "are required: --dataset, --label_to_forget"),
     ("train_classifier", "are required: --dataset"),
+    ("train_vae", "are required: --dataset"),
     ("convert", "are required: CKPT|RUN"),
     ("scripts/u_lira", "are required: --out, --config, --mode"),
     (f"{G}", "are required: --threshold"),
@@ -46,6 +47,8 @@ FLAGS = [
             "classifier_evaluation",
             "save_base_dataset",
             "train_classifier",
+            "train_vae",
+            "scripts/dit_shapes",
             "scripts/quickstart",
             "scripts/compare_digits",
         )
@@ -69,7 +72,7 @@ FLAGS = [
     ),
     *(
         (f"{command} --batch_size {value}", f"--batch_size: got '{value}'; wanted a whole number from 1")
-        for command in (E, V, C, T)
+        for command in (E, V, C, T, A)
         for value in ("0", "-3", "many", "1e3", 10**12)
     ),
     *(
@@ -81,6 +84,15 @@ FLAGS = [
         for flag in ("epochs", "width", "image_size")
         for value in (0, "x", 10**9)
     ),
+    *(
+        (f"{A} --{flag} {value}", f"--{flag}: got '{value}'")
+        for flag in ("steps", "width", "latent_channels", "image_size")
+        for value in (0, "x", 10**10)
+    ),
+    *((f"{A} --halvings {value}", f"--halvings: got '{value}'; wanted a whole number from 0") for value in (-1, 9)),
+    (f"{A} --halvings 4", "--halvings: got 4; wanted what images of 8 pixels allow"),
+    *((f"{A} --lr {value}", f"--lr: got '{value}'; wanted a finite number") for value in ("0", "-1", "nan", "x")),
+    *((f"{A} --kl_weight {value}", f"--kl_weight: got '{value}'") for value in ("-1", "inf", "x")),
     (f"{T} --resize -1", "--resize: got '-1'"),
     (f"{T} --resize 100000", "--resize: got '100000'"),
     *(
@@ -135,6 +147,8 @@ FLAGS = [
     ("scripts/compare_digits --only_cases 0", "--only_cases: got '0'; wanted a whole number from 1 to 5"),
     ("scripts/compare_digits --methods sfrn", "--methods: got 'sfrn'"),
     ("scripts/compare_digits --per_class x", "--per_class: got 'x'"),
+    ("scripts/dit_shapes --methods sfrn", "--methods: got 'sfrn'"),
+    ("scripts/dit_shapes --per_class 0", "--per_class: got '0'"),
     ("scripts/compare_classifiers --models vit", "--models: got 'vit'"),
     ("scripts/compare_classifiers --n_seeds 0", "--n_seeds: got '0'"),
     ("scripts/compare_classifiers --models resnet18 --scenarios class", "no such case"),
@@ -361,6 +375,12 @@ PATHS = [
     ("save_base_dataset --dataset folder --label_to_forget 0 --data_path void --out new", "void"),
     ("save_base_dataset --dataset tinyimagenet --label_to_forget 0 --data_path void --out new", "void"),
     (f"{T} --out file.txt", "file.txt is a file"),
+    ("train_vae --dataset digits --out file.txt", "--out file.txt: exists; wanted a new name"),
+    ("train_vae --dataset digits --out run", "--out run: exists; wanted a new name"),
+    ("train_vae --dataset digits --out file.txt/deeper", "file.txt is a file"),
+    ("train_vae --dataset digits --out /proc/new", "cannot write in /proc"),
+    ("train_vae --dataset digit", "--dataset: got 'digit'"),
+    (f"{A} --device cuda:99", "device: cuda:99"),
     (f"{T} --out /proc/new", "cannot write in /proc"),
     (f"{T} --arch resnet99", "resnet99"),
     (f"{T} --device foo", "device: foo"),
@@ -380,6 +400,7 @@ PATHS = [
     ("convert digits_cnn.pth --config digits_classifier.yml --out new", "a published checkpoint is of world ddpm"),
     ("scripts/quickstart --out file.txt", "file.txt is a file"),
     ("scripts/compare_digits --out file.txt/deeper", "file.txt is a file"),
+    ("scripts/dit_shapes --out file.txt", "file.txt is a file"),
     ("scripts/compare_classifiers --out file.txt", "file.txt is a file"),
     ("scripts/u_lira --out file.txt --config digits_classifier.yml --mode ga", "file.txt is a file"),
     ("scripts/u_lira --out new --config nowhere.yml --mode ga", "--config nowhere.yml: no such file"),
