@@ -14,6 +14,7 @@ MADE_OF = {
     "quickstart.sh": "quickstart",
     "compare_digits.sh": "compare_digits",
     "compare_classifiers.sh": "compare_classifiers",
+    "dit_shapes.sh": "dit_shapes",
 }
 TIMED = set(SHELL) - {"help.sh", "setup.sh"}
 
