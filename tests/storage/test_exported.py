@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import cases
+import dits
 import pytest
 import torch
 from torch import nn
@@ -135,14 +136,17 @@ def test_the_page_runs_as_it_stands(originals):
     """Its commands and its Python, in its order, in one program."""
     make_run("RUN", ch_mult=[1], attn_resolutions=[])
     shutil.copytree(originals["classifier"].run, "CLASSIFIER")
+    dits.make_run("DIT")
     blocks, names = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.S), {}
-    assert len(blocks) >= 8
+    assert len(blocks) >= 12
     for kind, text in blocks:
         if kind == "bash":
-            python, script, *argv = shlex.split(text)
-            assert (python, script) == ("python", "convert.py")
-            convert.main(argv)
+            for command in text.splitlines():
+                python, script, *argv = shlex.split(command)
+                assert (python, script) == ("python", "convert.py")
+                convert.main(argv)
         else:
             exec(text, names)
     assert names["images"].shape == (3, 1, 8, 8) and names["images"].isfinite().all()
+    assert names["pictures"].shape == (3, 1, 8, 8) and names["drawn"].shape == (2, 8, 8, 1)
     assert len(names["names"]) == 4 and names["noise"].shape == (2, 1, 8, 8)
