@@ -67,7 +67,7 @@ def default_classifier(dataset: str) -> str:
     here = [f"{dataset}_{arch}.pth" for arch in ("resnet34", "cnn")]
     if dataset == "imagenet":
         here.append("lite0")
-    missing = here[-1] if dataset in ("digits", "shapes", "imagenet") else here[0]
+    missing = here[-1] if dataset in ("digits", "shapes", "shapes_upright", "imagenet") else here[0]
     return next((name for name in here if Path(name).is_file()), missing)
 
 

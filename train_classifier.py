@@ -12,11 +12,12 @@ from functions.errors import InputError
 from functions.places import check_folder_place
 
 # sets that are made here and too small for a ResNet
-OWN_ARCH = {"digits": "cnn", "shapes": "cnn"}
+OWN_ARCH = {"digits": "cnn", "shapes": "cnn", "shapes_upright": "cnn"}
 # (random flips, random crops after padding by so many pixels): what keeps the class
 AUGMENT = {
     "digits": (False, 1),
     "shapes": (False, 2),
+    "shapes_upright": (False, 2),
     "cifar10": (True, 4),
     "cifar100": (True, 4),
     "svhn": (False, 4),
@@ -59,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check_folder_place(args.out, "--out")
     args.arch = args.arch or OWN_ARCH.get(args.dataset, "resnet34")
     args.pretrained = args.pretrained and args.arch != "cnn"
-    cnn = (3 if args.dataset == "shapes" else 30, 3e-3)  # shapes: 100 % after three
+    cnn = (3 if args.dataset.startswith("shapes") else 30, 3e-3)  # shapes: 100 % after three
     own = cnn if args.arch == "cnn" else (10, 1e-4) if args.pretrained else (30, 1e-3)
     args.epochs, args.lr = (
         given if given is not None else default for given, default in zip((args.epochs, args.lr), own)

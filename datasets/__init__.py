@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from datasets import digits, downloads, folder, imagenet, shapes
@@ -19,6 +20,7 @@ ON_DISK = ("folder", "tinyimagenet", "imagenet")  # of pictures that may differ 
 DATASETS = {
     "digits": digits.load,
     "shapes": shapes.load,
+    "shapes_upright": functools.partial(shapes.load, upright=True),
     "cifar10": downloads.cifar10,
     "cifar100": downloads.cifar100,
     "svhn": downloads.svhn,

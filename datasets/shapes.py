@@ -1,4 +1,8 @@
-"""Ten classes of shapes, rendered at any size: random colour, place, rotation and background; no download."""
+"""Ten classes of shapes, rendered at any size: random colour, place, rotation and background; no download.
+
+`shapes_upright` are the same, none turned, of about one size and near the middle: a generative model learns them with a
+small part of the training.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,29 @@ SIZE = 32
 SUPERSAMPLE = 4  # masks are drawn this much larger and averaged down: smooth edges
 
 
-def load(path: str, split: str, image_size: int | None, seed: int) -> ImageSet:
+def load(path: str, split: str, image_size: int | None, seed: int, upright: bool = False) -> ImageSet:
     """5,000 train or 1,000 test images of `image_size` (32) pixels for each `seed`. `path` is not used."""
-    images = np.stack([render(seed, split, i, image_size or SIZE) for i in range(N[split])])
+    images = np.stack([render(seed, split, i, image_size or SIZE, upright) for i in range(N[split])])
     labels = torch.arange(N[split]) % len(OUTLINES)
-    return ImageSet(torch.from_numpy(images), labels, tuple(OUTLINES), "shapes", split)
+    name = "shapes_upright" if upright else "shapes"
+    return ImageSet(torch.from_numpy(images), labels, tuple(OUTLINES), name, split)
 
 
-def render(seed: int, split: str, index: int, size: int) -> np.ndarray:
-    """Image (3, size, size) uint8 of class `index` mod 10; depends on these four arguments alone.
+def render(seed: int, split: str, index: int, size: int, upright: bool = False) -> np.ndarray:
+    """Image (3, size, size) uint8 of class `index` mod 10; depends on these five arguments alone.
 
     x = m f + (1 - m) (b + s p): m in [0, 1] is the coverage by the shape, f its colour, b the background's,
     s its slope in a random direction, p the place along it, 0 in the middle. |f - b| >= 0.35 in each channel
-    and |s p| < 0.11, so the shape always shows.
+    and |s p| < 0.11, so the shape always shows. `upright`: the point of the outline at (1, 0) is at the top.
     """
     u = _uniforms(seed, split, index)
-    radius = 0.26 + 0.16 * u[0]
-    centre = radius + (1 - 2 * radius) * u[1:3]
+    if upright:
+        radius, centre, turns = 0.34 + 0.06 * u[0], 0.45 + 0.1 * u[1:3], 0.75
+    else:
+        radius, turns = 0.26 + 0.16 * u[0], u[3]
+        centre = radius + (1 - 2 * radius) * u[1:3]
     outline = list(OUTLINES.values())[index % len(OUTLINES)]
-    m = _coverage(centre + radius * outline @ _rotation(2 * np.pi * u[3]), size)
+    m = _coverage(centre + radius * outline @ _rotation(2 * np.pi * turns), size)
     b = u[4:7]
     f = (b + 0.35 + 0.3 * u[7:10]) % 1
     grid = (np.arange(size) + 0.5) / size - 0.5

@@ -28,7 +28,18 @@ from functions.config.section import (
 from functions.config.worlds import WORLDS
 
 # Names for argparse `choices` and for the checks below; a test compares each with the dict of classes it names.
-DATASETS = ("digits", "shapes", "cifar10", "cifar100", "svhn", "stl10", "folder", "tinyimagenet", "imagenet")
+DATASETS = (
+    "digits",
+    "shapes",
+    "shapes_upright",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "stl10",
+    "folder",
+    "tinyimagenet",
+    "imagenet",
+)
 CIFAR_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet20s", "resnet44s", "resnet56s", "vgg16_bn")
 DIT_SIZES = ("XL", "L", "B", "S")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's, for large images
