@@ -15,6 +15,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,6 +93,8 @@ def resizing(network: Callable[[Tensor], Features], found: dict) -> Callable[[Te
     def at_its_size(x: Tensor) -> Features:
         if x.shape[-2:] != size:
             x = F.interpolate(x, size=size, mode=found["interpolation"], align_corners=False, antialias=True)
-        return network(x.clamp(0, 1))  # bicubic overshoots
+        # cuDNN's TF32 convolutions, on unless told otherwise, keep 10 bits of each factor
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return network(x.clamp(0, 1))  # bicubic overshoots
 
     return at_its_size

@@ -29,6 +29,7 @@ class Drawn(Record):
     weights: str | None = None
     checkpoint: str | None = None
     dataset: str | None = None
+    names: list[str] | None = None
 
 
 class How(Record):

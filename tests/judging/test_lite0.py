@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from pictures import photos, save_images
+from PIL import Image
 from safetensors import safe_open
 
 import classifier_evaluation
@@ -106,15 +107,9 @@ def test_it_knows_a_palace_and_a_daisy_as_timms_own_transform_shows_them(judge):
         )
         model = judge.model
         expected = model.classify(
-            model.forward_head(model.forward_features(shown(_pil(square))[None]), pre_logits=True)
+            model.forward_head(model.forward_features(shown(Image.fromarray(square))[None]), pre_logits=True)
         )
         torch.testing.assert_close(logits.softmax(0), expected[0].softmax(0), atol=0.01, rtol=0)
-
-
-def _pil(pixels):
-    from PIL import Image
-
-    return Image.fromarray(pixels)
 
 
 # ---- classifier_evaluation.py
@@ -216,6 +211,9 @@ def test_samples_of_other_classes_than_the_judges_are_refused():
             InputError, match="F: drawn by a model of 10 classes, .* 1000: class 0 is n0.* there and n0"
         ):
             classifier_evaluation.main(words)
+    write_json("F/samples.json", contract({"n_per_class": 1}, {"dataset": "imagenet", "classes": [3], "names": 5}))
+    with pytest.raises(InputError, match=r"F/samples\.json: record\.names: "):
+        classifier_evaluation.main(words)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +307,7 @@ def test_without_the_package_one_line_says_how_to_get_it(main, argv, monkeypatch
 def test_the_evaluator_has_a_feature_space_for_colour(judge, capsys):
     save_images(Path("S"), photos("china.jpg", 5))
     save_images(Path("R"), [*photos("flower.jpg", 4), *photos("china.jpg", 7)[5:]])
+    Image.open("R/0.png").convert("L").save("R/0.png")  # grey becomes three equal channels
     evaluator.main(["S", "R", "--features", "lite0"])
     lines = capsys.readouterr().out.splitlines()
     numbers = read_json("S/metrics.json")["evaluator"]
