@@ -12,12 +12,11 @@ from functions.errors import InputError
 from functions.places import check_folder_place
 
 # sets that are made here and too small for a ResNet
-OWN_ARCH = {"digits": "cnn", "shapes": "cnn", "shapes_upright": "cnn"}
+OWN_ARCH = dict.fromkeys(("digits", "shapes", "shapes_upright"), "cnn")
 # (random flips, random crops after padding by so many pixels): what keeps the class
 AUGMENT = {
     "digits": (False, 1),
-    "shapes": (False, 2),
-    "shapes_upright": (False, 2),
+    **dict.fromkeys(("shapes", "shapes_upright"), (False, 2)),
     "cifar10": (True, 4),
     "cifar100": (True, 4),
     "svhn": (False, 4),

@@ -73,8 +73,22 @@ def test_shapes_have_their_areas():
     assert max(np.linalg.norm(o, axis=1).max() for o in shapes.OUTLINES.values()) <= 1 + 1e-9
 
 
+def test_upright_shapes_are_the_same_ones_near_the_middle():
+    turned, upright = (datasets.load(name, split="test", image_size=16) for name in ("shapes", "shapes_upright"))
+    assert upright.classes == turned.classes and torch.equal(upright.labels, turned.labels)
+    assert not torch.equal(upright.images, turned.images) and upright.name == "shapes_upright"
+    bars = shapes.OUTLINES["bar"] @ shapes._rotation(2 * np.pi * 0.75)
+    assert np.abs(bars[:, 0]).max() < 0.3 < 0.9 < np.abs(bars[:, 1]).max()  # the long side stands
+    arrow = shapes.OUTLINES["arrow"] @ shapes._rotation(2 * np.pi * 0.75)
+    assert arrow[0] == pytest.approx([0, -1])  # its point is at the top: y runs down
+    # none reaches the border: the background varies by less than 0.22 there, a shape differs by 0.35 or more
+    x = upright.images.int()
+    border = torch.cat([x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]], dim=2)
+    assert (border.amax(2) - border.amin(2)).max() < 0.25 * 255
+
+
 def test_moments_are_those_of_the_train_part():
-    for name in ("digits", "shapes"):
+    for name in ("digits", "shapes", "shapes_upright"):
         x = datasets.load(name).images.double().div(255)  # (N, C, H, W)
         for found, wanted in zip((x.mean((0, 2, 3)), x.std((0, 2, 3), correction=0)), datasets.MOMENTS[name]):
             assert found.tolist() == pytest.approx(wanted, abs=6e-5), name
