@@ -34,11 +34,13 @@ FLAGS = [
     "n_classes",
     "n_workers",
     "arch",
+    "vae",
     "save_dir",
     "results",
     "epochs",
     "n_iters",
     "log_freq",
+    "snapshot_every",
     "batch_size",
     "lr",
     "momentum",
@@ -179,6 +181,12 @@ def add_data_arguments(p: Group) -> None:
         "--model",
         help="a classifier: cnn, " + ", ".join(schema.CIFAR_ARCHS) + ", or any name of timm; or DiT-XL/2: "
         f"{', '.join(schema.DIT_SIZES)} by 2, 4 or 8. Where a run starts from a checkpoint it must be the model there",
+    )
+    p.add_argument(
+        "--vae",
+        type=a_path,
+        metavar="ema|mse|FOLDER",
+        help="the autoencoder of a DiT's latents: stabilityai/sd-vae-ft-ema or -mse, or a folder of diffusers",
     )
     p.add_argument("--n_classes", "--num_classes", type=int, metavar="K", help="check that the data set has so many")
     p.add_argument(

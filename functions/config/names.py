@@ -34,6 +34,7 @@ FLAGS = {
     "n_classes": "data.n_classes",
     "n_workers": "data.n_workers",
     "arch": "model",
+    "vae": "encoder",
     "save_dir": "save_dir",
     "results": "results",
     "epochs": "training.epochs",
@@ -83,7 +84,9 @@ UNLEARN_ALIAS = {
     "boundary_expanding": "boundary_expand",
 }
 DITS = tuple(f"DiT-{size}/{patch}" for size in DIT_SIZES for patch in (2, 4, 8))  # published names of models
-EVERYWHERE = ("seeds", "data", "save_dir", "results")  # sections and keys that flags may set in every mode
+# The published names of --vae
+VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae-ft-mse"}
+EVERYWHERE = ("seeds", "data", "encoder", "save_dir", "results")  # sections and keys that flags may set in every mode
 
 
 def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
@@ -105,6 +108,8 @@ def apply_flags(layers: Layers, flags: dict[str, object]) -> None:
             raise InputError(f"{given[twin][0]} and {said}: both say how long the run is; wanted one of them")
         if flag == "arch":
             value = _model_of(value, layers)
+        if flag == "vae":
+            value = {"name": "latents", "vae": VAES.get(value, value)}
         world = layers.values.get("world")
         if flag == "unlearn_loss" and value == "rl" and isinstance(world, str) and world in WORLDS:
             say(f"--unlearn_loss rl means {WORLDS[world].rl!r} for world {world!r}")
