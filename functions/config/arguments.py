@@ -204,6 +204,7 @@ def add_training_arguments(p: Group) -> None:
     p.add_argument("--epochs", "--unlearn_epochs", type=int, help="passes over what the method trains on")
     p.add_argument("--lr", "--unlearn_lr", type=float, help="learning rate")
     p.add_argument("--batch_size", type=int)
+    p.add_argument("--snapshot_every", type=int, metavar="N", help="steps from one grid of samples to the next")
     p.add_argument(
         "--log_freq", "--log_every", type=int, metavar="N", help="steps from one line of the log to the next"
     )

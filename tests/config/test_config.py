@@ -168,6 +168,7 @@ MODES_OF = {
     **{m: m for m in ("pretrain", "sfron", "sample", "fim", "sa", "esd", "erasediff", "finetune", "ga")},
 }
 BASELINES = ("finetune", "ga", "sa", "esd", "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher")
+NOT_OF_A_DIT = ("boundary_expand", "boundary_shrink", "encode")  # encode wants a folder, which is no setting
 VALID = [
     *(
         (p.name, MODES_OF[p.stem.split("_")[-1]])
@@ -179,6 +180,7 @@ VALID = [
         for dataset in ("folder", "stl10")
         for mode in (*MODES_OF.values(), "generate_mask")
     ),
+    *((f"dit_xl2_imagenet{size}.yml", mode) for size in ("", "_512") for mode in METHODS if mode not in NOT_OF_A_DIT),
     *(
         ("digits_baselines.yml", mode) for mode in (*BASELINES, "iu")
     ),  # of Fisher forgetting on a DDPM none is published
