@@ -44,13 +44,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """A flag that is unknown is said first: what it was meant to be would else be called missing."""
         self._words = words = list(sys.argv[1:] if args is None else args)
-        spelled = {_plain(flag): flag for flag in reversed(self._option_string_actions)}
+        spelled, named = {_plain(flag): flag for flag in reversed(self._option_string_actions)}, {}
         for i, word in enumerate(words[: words.index("--") if "--" in words else None]):
+            if not word.startswith("--"):
+                continue
             flag, equals, value = word.partition("=")
-            if flag.startswith("--"):
-                if _plain(flag) not in spelled:
-                    self.error(f"{shown(flag)[1:-1]}: no such flag{nearest(_plain(flag), self._option_string_actions)}")
-                words[i] = spelled[_plain(flag)] + equals + value
+            if _plain(flag) not in spelled:
+                self.error(f"{shown(flag)[1:-1]}: no such flag{nearest(_plain(flag), self._option_string_actions)}")
+            words[i] = (flag := spelled[_plain(flag)]) + equals + value
+            action = self._option_string_actions[flag]
+            earlier = named.setdefault(action, flag)
+            if flag != earlier and not isinstance(action, argparse.BooleanOptionalAction):
+                self.error(f"{earlier} and {flag}: two names of one flag; wanted one of them")
         return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -40,7 +40,7 @@ DIT = [
     (f"{D} --ckpt dit.pt {MODEL} --set diffusion.learned_variance=false", "learned_variance True and not False; diffusion.learned_variance"),
     (f"{D} --ckpt dit.pt {MODEL} --set data.dataset=shapes", "vae: takes 1-channel images"),
     (f"{D} --ckpt dit.pt {MODEL} --set encoder=null", "in_channels 2 and not 1"),
-    (f"{D} --ckpt dit.pt --ckpt_folder run {MODEL}", "run: encoder: the checkpoint has ('pixels', {})"),
+    (f"{D} --ckpt dit.pt --ckpt_folder run {MODEL}", "--ckpt and --ckpt_folder: two names of one flag"),
     (f"sample --mode sample_fid {TOY} --ckpt dit.pt", "shapes do not say how many heads"),
     (f"fim {TOY} --ckpt dit_nan.pt {MODEL}", "values are NaN or infinite"),
     ("train --mode finetune --ckpt dit.pt --label_to_forget 0", "dit.pt could be a DiT's: --config dit_xl2_imagenet.yml"),

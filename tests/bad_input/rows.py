@@ -6,6 +6,7 @@ from bad_input.commands import LONG, A, B, C, E, G, L, M, P, S, T, U, V
 from bad_input.dit import DIT
 from bad_input.judging import JUDGING
 from bad_input.latents import LATENTS
+from bad_input.readme_dit import README_DIT
 from bad_input.settings import SETTINGS
 
 # ---- flags of every script
@@ -15,7 +16,6 @@ FLAGS = [
     ("train", "--mode: missing"),
     ("sample", "are required: --mode, --config"),
     ("fim", "are required: --config"),
-    ("generate_fisher_mask", "are required: --ckpt_folder, --threshold"),
     ("evaluate", "are required: RUN"),
     ("evaluator", "are required: samples, reference"),
     ("evaluator samples", "are required: reference"),
@@ -25,7 +25,6 @@ FLAGS = [
     ("train_vae", "are required: --dataset"),
     ("convert", "are required: CKPT|RUN"),
     ("scripts/u_lira", "are required: --out, --config, --mode"),
-    (f"{G}", "are required: --threshold"),
     ("train --mode sfron --config digits_sfron.yml --ckpt_folder run", "forget: missing, and mode sfron needs it"),
     ("train --mode sfron --config digits_sfron.yml --label_to_forget 0", "ckpt_folder: missing"),
     ("sample --mode sample_fid --config digits_sample.yml", "ckpt_folder: missing"),
@@ -406,4 +405,4 @@ PATHS = [
     ("scripts/u_lira --out new --config nowhere.yml --mode ga", "--config nowhere.yml: no such file"),
 ]
 
-ROWS = [*DIT, *FLAGS, *PATHS, *SETTINGS, *LATENTS, *JUDGING]
+ROWS = [*DIT, *README_DIT, *FLAGS, *PATHS, *SETTINGS, *LATENTS, *JUDGING]

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import cases
+import dits
 import pytest
 import torch
-from storage import dits
 from toys import write
 
 import generate_fisher_mask

@@ -139,6 +139,7 @@ def parser() -> Parser:
         ("--seed", "--seed: wanted a value after it"),
         ("--lable_to_forget 3", "--lable_to_forget: no such flag (did you mean '--label_to_forget'?)"),
         ("--label 3", "--label: no such flag (did you mean '--label_to_forget'?)"),
+        ("--forget-class 1 --label-to-forget=2", "--forget_class and --label_to_forget: two names of one flag; wanted"),
         ("--quux=3", "--quux: no such flag; see"),
         ("--mode pretrain more", "more: one word too many"),
         ("--debug=1", "--debug: ignored explicit argument '1'"),
