@@ -34,6 +34,13 @@ classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stan
   python train.py --unlearn retrain --model_path ORIGIN --num_indexes_to_replace 4500 --save_dir RETRAIN
   python evaluate.py SALUN --retrain RETRAIN --original ORIGIN
 
+a class of ImageNet from DiT-XL/2 (mask/207/ is where the second reads, and writes):
+  python train.py --config dit_xl2_imagenet.yml --mode generate_fisher --ckpt DiT-XL-2-256x256.pt --data-path IMAGENET \\
+      --forget-class "golden retriever"
+  python generate_fisher_mask.py --mask-path mask --forget-class 207
+  python train.py --config dit_xl2_imagenet.yml --mode sfron --ckpt DiT-XL-2-256x256.pt --data-path IMAGENET \\
+      --forget-class 207 --mask-path mask
+
 A run writes results/<dataset>/.../<time>/ with logs/, ckpts/, previews/ and curves.png. train.py --resume RUN continues
 it, on the CPU to the same bits; flags beside it are checked, and may make it longer (--set training.n_iters=N).
 Ctrl-C, SIGTERM and SIGHUP end a run after its step, saved; a second one ends it at once."""
