@@ -98,7 +98,6 @@ def make(folder: Path, originals) -> None:
     for name in ("classifier", "classifier2"):
         shutil.copytree(unlearned, folder / name, symlinks=True)
     _half(folder)
-    pictures.save_images(folder / "dogs" / "train" / "n02099601", pictures.noise(2))
     pictures.save_images(folder / "strangers" / "train" / "dog", pictures.noise(2))
     _dits(folder)
     (folder / "other.safetensors").write_bytes(mask.read_bytes())

@@ -17,14 +17,7 @@ README_DIT = [
     # the data and the class
     (f"{R} --forget-class 207 --data-path void", "imagenet is not there: void and void/imagenet lack the folder train"),
     (f"{R} --forget-class 207 --data-path strangers", "dog is no wnid of ImageNet's 1000 classes"),
-    (f"{R} --forget-class 208 --data-path dogs", "208"),
-    (f"{R} --forget-class 1000 --data-path dogs", "1000 is not a class of imagenet, which has 1000 classes (0..999)"),
-    (f"{R} --forget-class 'golden retriver' --data-path dogs", "(did you mean 'golden retriever'?)"),
-    (f"{R} --forget-class n02099610 --data-path dogs", "(did you mean 'n02099601'?)"),
-    (f"{R} --forget-class 207 --data-path dogs --num-classes 10", "data.n_classes: got 10; imagenet has 1000"),
     (f"{R} --forget-class 207 --data-path dogs --num-workers -1", "data.n_workers: got -1"),
-    (f"{R} --forget-class 207 --data-path dogs", "run: encoder: the checkpoint has ('pixels', {})"),
-    (f"{R} --forget-class 207 --data-path dogs --vae nowhere", "nowhere: no config.json"),
     (f"{U} --label_to_forget 0 --forget-class 1", "--label_to_forget and --forget_class: two names of one flag"),
     # masks
     *((f"{G} --thresholds {text}", "wanted a finite number, 0 or more") for text in ("'1 x'", "''", "1,2", "'1 -1'")),

@@ -213,12 +213,18 @@ def test_previews_come_as_often_as_asked():
 @pytest.mark.parametrize(
     "words, others, line",
     [
+        ("$cls", "1000", r"label_to_forget: 1000 is not a class of imagenet, which has 1000 classes \(0\.\.999\)"),
+        ("$cls", "'golden retriver'", r"\(did you mean 'golden retriever'\?\)"),
+        ("$cls", "n02099610", r"\(did you mean 'n02099601'\?\)"),
+        ("$cls", "208", r"208"),  # which has no images here
+        ("vae --num", "nowhere --num", r"nowhere: no config\.json"),
+        ("vae --num", f"{cases.VAE} --num", r"toy_vae: takes 1-channel images"),
         ("--ckpt $ckpt", "", r"ckpt_folder: missing.*--ckpt"),
         ("DiT-XL/2", "DiT-XL/3", r"--model DiT-XL/3: no such DiT; wanted .* \(did you mean 'DiT-XL/2'\?\)"),
         ("DiT-XL/2", "DiT-B/4", r"DiT-XL/2.*asked for: .*DiT-B/4"),
     ],
 )
-def test_no_checkpoint_and_other_models(words, others, line):
+def test_no_checkpoint_and_other_models_classes_and_autoencoders(words, others, line):
     with pytest.raises(InputError, match=line) as caught:
-        run(FORGET.replace(words, others) + TOY)
+        run((FORGET + TOY).replace(words, others))
     assert "\n" not in str(caught.value)
