@@ -35,8 +35,8 @@ classifiers, on CIFAR-10 (--config DATASET_classifier.yml is what --dataset stan
   python evaluate.py SALUN --retrain RETRAIN --original ORIGIN
 
 a class of ImageNet from DiT-XL/2 (mask/207/ is where the second reads, and writes):
-  python train.py --config dit_xl2_imagenet.yml --mode generate_fisher --ckpt DiT-XL-2-256x256.pt --data-path IMAGENET \\
-      --forget-class "golden retriever"
+  python train.py --config dit_xl2_imagenet.yml --mode generate_fisher --ckpt DiT-XL-2-256x256.pt \\
+      --data-path IMAGENET --forget-class "golden retriever"
   python generate_fisher_mask.py --mask-path mask --forget-class 207
   python train.py --config dit_xl2_imagenet.yml --mode sfron --ckpt DiT-XL-2-256x256.pt --data-path IMAGENET \\
       --forget-class 207 --mask-path mask
