@@ -19,7 +19,7 @@ Without --remain_pool, every image. Of each image means and log variances of its
 and those of its mirror image. The same command goes on where it was stopped, and encodes anew what is damaged; with
 another class or pool it adds what is not there yet."""
 
-FLAGS = ["ckpt_folder", "label_to_forget", "remain_pool", "latents", "data_path", "image_size", "seed"]
+FLAGS = ["ckpt_folder", "label_to_forget", "remain_pool", "latents", "data_path", "image_size", "vae", "seed"]
 
 
 def parser() -> Parser:
@@ -41,6 +41,9 @@ def parser() -> Parser:
     )
     p.add_argument("--data_path", type=a_path, metavar="DIR", help="where the data set is")
     p.add_argument("--image_size", type=side, metavar="PIXELS", help="side of all images")
+    p.add_argument(
+        "--vae", type=a_path, metavar="ema|mse|FOLDER", help="the autoencoder: Stable Diffusion's, or a folder"
+    )
     p.add_argument("--batch_size", type=a_batch, default=32, metavar="N", help="images encoded at once (default: 32)")
     return p
 

@@ -25,6 +25,7 @@ LATENTS = [
     (f"{D} --set data.dataset=imagenet --data_path void", "imagenet is not there: "),
     (f"{D} --set data.dataset=imagenet --data_path images", "lack the folder train (data.path)"),
     (f"{D} --set encoder.vae=nowhere", "nowhere: no config.json; wanted the folder of a diffusers AutoencoderKL"),
+    (f"{D} --vae nowhere", "nowhere: no config.json; wanted the folder of a diffusers AutoencoderKL"),
     (f"{D} --ckpt_folder nowhere", "nowhere"),
     (f"{D} --ckpt_folder run", "world: the checkpoint has ddpm, the config dit"),
     (f"encode_dataset {DIT} --latents file.txt", "file.txt"),
