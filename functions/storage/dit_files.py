@@ -64,7 +64,7 @@ SIZES = {  # what differs between sizes -> the flag, or the key, that sets it
 
 
 class Published(NamedTuple):
-    """`kwargs` are the arguments of the model, `num_heads` None where neither the shapes nor a config tell."""
+    """`kwargs` are the arguments of the model, `num_heads` None where no config tells: shapes do not."""
 
     weights: Weights
     kwargs: dict[str, Any]
@@ -142,7 +142,7 @@ def _mapped(file: Path) -> dict[str, Tensor]:
 
 
 def kwargs_of(tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
-    """The arguments of the model that the shapes are of. Raises InputError where they are no DiT's."""
+    """The arguments of the model that the shapes are of, but for its heads. Raises InputError where it is no DiT."""
     if any(name.startswith("transformer_blocks.") for name in tensors):
         raise InputError(f"{source}: tensors of diffusers; name their folder, where {CONFIG} says what they are of")
     try:
@@ -162,7 +162,12 @@ def kwargs_of(tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
         lacks = f": lacks {error.args[0]}" if isinstance(error, KeyError) else ""
         raise InputError(f"{source}: {len(tensors)} tensors that are no DiT's{lacks}") from None
     check_model({"name": "dit", "kwargs": {**kwargs, "num_heads": 1}}, source)
-    return {**kwargs, "num_heads": DIT_SIZES.get(size_of(kwargs), {}).get("num_heads")}
+    return {**kwargs, "num_heads": None}
+
+
+def usual_heads(kwargs: dict[str, Any]) -> int | None:
+    """The folder's, or those of the published model of this width and depth."""
+    return kwargs["num_heads"] or DIT_SIZES.get(size_of(kwargs), {}).get("num_heads")
 
 
 def size_of(kwargs: dict[str, Any]) -> str | None:

@@ -124,7 +124,7 @@ def _described(
 
 def _own_model(found: Found, source: Path | str, factor: int) -> DiTModel:
     """The `model` section that the file's shapes say. Raises InputError where they do not tell the heads."""
-    kwargs = found.kwargs
+    kwargs = {**found.kwargs, "num_heads": dit_files.usual_heads(found.kwargs)}
     if kwargs["num_heads"] is None:
         sizes = ", ".join(f"{key}: {kwargs[key]}" for key in ("patch_size", "hidden_size", "depth"))
         given = f"--set 'model={{name: dit, {sizes}, num_heads: N}}'"

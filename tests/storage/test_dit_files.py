@@ -72,6 +72,14 @@ def test_half_precision_becomes_float32():
     )
 
 
+def test_the_config_says_the_heads_that_shapes_do_not():
+    run = convert.main([str(bare()), *dits.CONFIG[:-1], dits.MODEL.replace("num_heads: 4", "num_heads: 3")])
+    assert cases.load_meta(run)["model"]["kwargs"]["num_heads"] == 3
+    theirs = convert.main([str(dits.make_run("run")), "--export", "diffusers", "--out", "theirs"])
+    with pytest.raises(InputError, match="num_heads 4 and not 3; --model"):
+        convert.main([str(theirs), *dits.CONFIG[:-1], dits.MODEL.replace("num_heads: 4", "num_heads: 3")])
+
+
 def test_an_imported_model_is_unlearned_and_drawn_from():
     run = import_(bare())
     assert cases.stats(cases.unlearn("dit", "finetune", run))[-1]["remain"] > 0
@@ -89,7 +97,8 @@ def test_the_published_sizes_are_told_by_their_shapes():
         with torch.device("meta"):
             tensors = DiT(**kwargs).state_dict()
         found = dit_files.kwargs_of(tensors, "x")
-        assert found == {**kwargs, "learned_variance": True, "mlp_ratio": 4}
+        assert found == {**kwargs, "learned_variance": True, "mlp_ratio": 4, "num_heads": None}
+        assert dit_files.usual_heads(found) == kwargs["num_heads"]
         assert dit_files.said(found) == f"DiT-{size}/{patch} for {8 * side}x{8 * side} images, 1000 classes"
     # embeddings of t and c 5, q, k, v, out, two of the MLP and the modulation 14 in a block; 6 outside
     assert len(dit_files.to_diffusers(tensors, 12)) == 12 * (5 + 14) + 6
@@ -165,6 +174,14 @@ def test_the_published_file_and_back():
         assert cases.same(cases.weights(again, kind), cases.weights(run, kind))
     with pytest.raises(InputError, match="already exists"):
         convert.main([str(run), "--export", "dit"])
+
+
+def test_plain_weights_say_what_they_are_of():
+    run = dits.make_run("run", ("raw",))
+    out = convert.main([str(run), "--export", "weights"])
+    assert cases.same(torch.load(out, weights_only=True), cases.weights(run))
+    about = json.loads(out.with_suffix(".json").read_text())
+    assert about["model"] == dits.described() and about["input"].startswith("latents")
 
 
 def test_what_has_no_such_file_is_refused(originals):
