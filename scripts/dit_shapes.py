@@ -23,7 +23,7 @@ CONFIG = "shapes_dit_s.yml"
 # square, of which the autoencoder keeps enough for the judge (LOG.md); the seeds of the table and of the trials
 LABEL, SEED, VALIDATION = 5, 0, 100
 PER_CLASS, GUIDED = 50, "2.0"
-GAMMA, REPLAY, JUDGE_EPOCHS = "1.0", 20, 3
+GAMMA, REPLAY, JUDGE_EPOCHS = "1.0", 32, 3
 TITLES = {**TITLES, "esd": "ESD", "erasediff": "EraseDiff"}
 ORDER = ("pretrain", "retrain", "finetune", "ga", "esd", "erasediff", "sa", "salun", "sfron")
 SIDES = ("pretrain", "sfron", "salun", "retrain")  # of the picture
@@ -41,18 +41,18 @@ COLUMNS = [
 
 
 # overrides of the config, a few for each method
-def trial(lr: str, n_iters: int = 150, **more: str) -> dict[str, object]:
+def trial(lr: str, n_iters: int = 300, **more: str) -> dict[str, object]:
     return {"optim.lr": lr, "training.n_iters": n_iters, **{key.replace("__", "."): v for key, v in more.items()}}
 
 
 TRIALS: dict[str, list[dict[str, object]]] = {
     "sfron": [trial("5e-4"), trial("1e-3"), trial("2e-4")],
-    "salun": [trial("5e-4", unlearn__remain_alpha=alpha) for alpha in ("1e-1", "1")],
-    "finetune": [trial(lr) for lr in ("2e-3", "5e-3")],
-    "ga": [trial("3e-5", n) for n in (35, 70)],
-    "esd": [trial(lr) for lr in ("2e-4", "5e-4")],
-    "erasediff": [trial("5e-4")],
-    "sa": [trial("5e-4", sa__lmbda=lmbda) for lmbda in ("0.1", "10")],
+    "salun": [trial("5e-4"), trial("1e-3"), trial("5e-4", unlearn__remain_alpha="1")],
+    "finetune": [trial("2e-3"), trial("5e-3")],
+    "ga": [trial("3e-5", 35), trial("1e-4", 35)],
+    "esd": [trial("2e-4"), trial("5e-4")],
+    "erasediff": [trial("5e-4"), trial("2e-4")],
+    "sa": [trial("5e-4"), trial("5e-4", sa__lmbda="10")],
 }
 
 
