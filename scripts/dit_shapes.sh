@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A small DiT learns ten shapes in the latents of a small autoencoder and forgets the squares, by SFR-on, SalUn, ESD,
+# A small DiT learns ten upright shapes in the latents of a small autoencoder and forgets the stars, by SFR-on, SalUn, ESD,
 # EraseDiff, SA, gradient ascent and fine-tuning, beside a model retrained without them: one table in Markdown, CSV and
 # JSON and a picture, under results/dit_shapes.
 #
