@@ -249,11 +249,12 @@ class Pieces:
         judge, reference = self.judge(), self.reference(label)
         features = ["--features", f"classifier:{judge}", "--classes", f"x{label}"]
         found = {}
+        drawn = self.name_of(run) + ("" if self.start(seed) == seed else f"_for_s{seed}")
         for part, w in self.study.parts.items():
-            images = self.out / "samples" / f"{self.name_of(run)}_{part}"
+            images = self.out / "samples" / f"{drawn}_{part}"
             numbers = self.out / "metrics" / f"{name}_{part}.json"
             self.stages.run(
-                f"sample_{self.name_of(run)}_{part}",
+                f"sample_{drawn}_{part}",
                 sample,
                 "--config",
                 self.study.config("sample"),

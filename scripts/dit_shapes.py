@@ -48,7 +48,7 @@ def trial(lr: str, n_iters: int = 300, **more: str) -> dict[str, object]:
 
 TRIALS: dict[str, list[dict[str, object]]] = {
     "sfron": [trial("5e-4"), trial("1e-3"), trial("2e-4")],
-    "salun": [trial("5e-4"), trial("1e-3"), trial("5e-4", unlearn__remain_alpha="1")],
+    "salun": [trial("5e-4", unlearn__remain_alpha=alpha) for alpha in ("0.1", "1")],
     "finetune": [trial("2e-3"), trial("5e-3")],
     "ga": [trial("3e-5", 35), trial("1e-4", 35)],
     "esd": [trial("2e-4"), trial("5e-4")],

@@ -77,11 +77,14 @@ def load_config(name: str, mode: str, overlays=(), settings=(), flags: dict[str,
     return cfg
 
 
-def resolved_hash(words: Sequence[str]) -> str | None:
-    """SHA-256 of what `--config`, `--mode` and `--set` come to; None where a command names no config."""
+def resolved_hash(words: Sequence[str], mode: str | None = None) -> str | None:
+    """SHA-256 of what `--config`, `--mode` and `--set` come to; None where a command names no config.
+
+    `mode` is that of a script which has one and no such flag.
+    """
     if "--config" not in words:
         return None
-    mode = words[words.index("--mode") + 1] if "--mode" in words else None
+    mode = words[words.index("--mode") + 1] if "--mode" in words else mode
     # sample.py's modes share one block
     layers = Layers(mode if mode is None or mode in METHODS else "sample")
     read_layers(words[words.index("--config") + 1], layers)

@@ -18,6 +18,7 @@ from functions.files import version, write_json
 from functions.locks import writing_file
 from functions.records import Amount, Record, read_record
 
+ONLY_MODE = {"fim": "fim", "encode_dataset": "encode"}  # of scripts that have no --mode
 REMEDY = "to run it again move that file and the run away, or choose another --out"
 
 
@@ -51,7 +52,7 @@ class Stages:
             return self._run(stage, script, words, command, record, root)
 
     def _run(self, stage: str, script, words: list[str], command: str, record: Path | None, root: Path | None):
-        made = {"command": command, "config": resolved_hash(words)}
+        made = {"command": command, "config": resolved_hash(words, ONLY_MODE.get(script.__name__))}
         if self.done(stage):
             found = _done(record, made)
             result, self.seconds[stage] = _paths(found["result"]), found["seconds"]
