@@ -59,6 +59,20 @@ def read_npz(path: Path | str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         return {name: _read(lambda m=m: read(m), str(path)) for name, m in wanted.items()}
 
 
+def read_member(path: Path | str, name: str, largest: int = 1 << 25) -> tuple[bytes | None, list[str]]:
+    """What a file of another kind inside a .npz holds, None where it has none; and the names of all that is there.
+
+    Raises InputError for a .npz that is damaged, and for more than `largest` bytes.
+    """
+    with _read(lambda: zipfile.ZipFile(path), str(path)) as archive:
+        names = archive.namelist()
+        if name not in names:
+            return None, names
+        if (size := archive.getinfo(name).file_size) > largest:
+            raise InputError(f"{path}: refused: {name} in it is {size:,} bytes, wanted at most {largest:,}")
+        return _read(lambda: archive.read(name), str(path)), names
+
+
 def _checked(file: BinaryIO, size: int, source: str) -> None:
     """Raises InputError where the header at the start of `file` asks for other bytes than the `size` that are there."""
     shape, dtype = _read(lambda: _header(file), source)

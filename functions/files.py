@@ -206,7 +206,12 @@ def read_json(path: Path | str):
 
 def read_sealed(path: Path | str) -> tuple[object, bool]:
     """`read_json`, and whether there was a seal: older versions wrote none, and people write none."""
-    content = parse_json(_text_of(path), path)
+    return unsealed(_text_of(path), path)
+
+
+def unsealed(text: bytes, path: Path | str) -> tuple[object, bool]:
+    """The same of JSON that was read from `path` or from inside it."""
+    content = parse_json(text, path)
     if not (isinstance(content, dict) and content.keys() & {SEALED, SEAL}):
         return content, False
     if content.get(SEAL) != _seal(content) or content.get(SEALED) != SEAL_FORMAT:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from functions.errors import InputError
-from functions.files import note, read_sealed
+from functions.files import note, read_sealed, unsealed
 
 Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -30,13 +30,15 @@ class Exact(Record):
     model_config = ConfigDict(extra="forbid")
 
 
-def read_record(path: Path | str, schema: type[Record], remedy: str = "") -> dict:
-    """What a JSON file says, as it says it. Raises InputError with the file's name, the key, and `remedy` at its end.
+def read_record(path: Path | str, schema: type[Record], remedy: str = "", text: bytes | None = None) -> dict:
+    """What a JSON file, or the `text` inside another one, says, as it says it.
+
+    Raises InputError with the file's name, the key, and `remedy` at its end.
 
     A record without a seal is of an older version: it is taken, and a line says that nobody can tell if it is whole.
     """
     try:
-        content, has_seal = read_sealed(path)
+        content, has_seal = read_sealed(path) if text is None else unsealed(text, path)
         check_record(content, schema, path)
     except InputError as error:
         raise InputError(f"{error}{remedy and f'; {remedy}'}") from None

@@ -13,6 +13,7 @@ from functions.config.schema import Config
 from functions.errors import InputError
 from functions.storage import checkpoint
 from functions.storage.checkpoint import Snapshot
+from functions.storage.encoders import placed
 
 
 def printed_indices(run: str) -> str:
@@ -86,15 +87,7 @@ class Original:
 
         Raises InputError for another one. One that a published name stands for has no hash before it is first used.
         """
-        own = self.meta["encoder"]
-        if asked is None:
-            return own
-        hashes = [e["kwargs"].get("sha256") for e in (own, asked)]
-        free = {"vae", "sha256"} if None in hashes else {"vae"}
-        facts = [(e["name"], {k: v for k, v in e["kwargs"].items() if k not in free}) for e in (asked, own)]
-        self._agree("encoder", *facts)
-        known = {"sha256": hashes[0] or hashes[1]} if any(hashes) else {}
-        return {**asked, "kwargs": {**asked["kwargs"], **known}}
+        return placed(self.meta["encoder"], asked, self.folder)
 
     def check(self, cfg: Config, data: dict, wanted: dict | None) -> None:
         """Raises InputError where it is of another world, data set, architecture or diffusion than the config.

@@ -77,29 +77,6 @@ def affordable(passes: float, decoding: float, n_conditions: int, steps: int = G
     return Grid(rows, min(GRID_ROW, n // rows), steps)
 
 
-def grid_conditions(n: int, most: int, forgotten: Sequence[int]) -> list[int]:
-    """At most `most` of 0..n-1, evenly spread, a forgotten one in place of its neighbour, as far as there is room."""
-    if n <= most:
-        return list(range(n))
-    chosen = [round(i * (n - 1) / max(most - 1, 1)) for i in range(most)]
-    shown = forgotten[:most]
-    for label in shown:
-        if label not in chosen:
-            free = [i for i in range(most) if chosen[i] not in shown]
-            chosen[min(free, key=lambda i: abs(chosen[i] - label))] = label
-    return sorted(chosen)
-
-
-def nearest_conditions(n: int, most: int, forgotten: Sequence[int]) -> list[int]:
-    """At most `most` of 0..n-1: the forgotten ones, then those whose numbers are nearest; evenly spread without one.
-
-    In ImageNet's order near classes are alike: beside 207, golden retriever, lie other retrievers.
-    """
-    if not forgotten:
-        return grid_conditions(n, most, forgotten)
-    return sorted(range(n), key=lambda c: (min(abs(c - f) for f in forgotten), c))[:most]
-
-
 def decoding_passes(task: Denoising, shape: Sequence[int], model: nn.Module) -> float:
     """Multiplications of decoding an image by those of a pass, for what the model draws, (C, H, W). 0 for pixels."""
     parameter = next(model.parameters())
@@ -127,9 +104,9 @@ def _look(
 ) -> Preview:
     decoding, most_steps = decoding_of(model), min(GRID_STEPS, task.timesteps - 1)
     if asked == "auto":
-        size, choose = affordable(SHARE * passes, decoding, task.n_conditions, most_steps), nearest_conditions
+        size, choose = affordable(SHARE * passes, decoding, task.n_conditions, most_steps), sheet.nearest_classes
     else:
-        size, choose = Grid(min(asked, task.n_conditions), GRID_ROW, most_steps), grid_conditions
+        size, choose = Grid(min(asked, task.n_conditions), GRID_ROW, most_steps), sheet.spread_classes
     if size is None:
         return Preview(None, 0.0, None)
     rows = sheet.rows_of(choose(task.n_conditions, size.rows, forgotten), images.classes, forgotten)

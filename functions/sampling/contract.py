@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from functions.arrays import read_member
 from functions.config.schema import Config
 from functions.config.worlds import WORLDS, worlds_with
 from functions.errors import InputError
@@ -21,6 +22,7 @@ from functions.storage.contract import Contract, contract, read_contract
 
 MOST = 2_000_000  # images of one command: ImageNet's 1000 classes of 500 are a quarter
 GENERATION = "samples.json"  # written by sample.py beside its images
+ARRAYS = ("arr_0.npy", "arr_1.npy")  # images and labels in its `.npz`
 
 
 class Drawn(Record):
@@ -43,15 +45,20 @@ class Generation(Contract):
 
 def check_checkpoint(cfg: Config, meta: dict) -> None:
     """The checkpoint decides what is drawn; a config made for something else is refused."""
+    folder = cfg.ckpt_folder
     found = {"world": meta["world"], "data.dataset": meta["data"]["dataset"], "diffusion": meta["diffusion"]}
     diffusion = cfg.diffusion and cfg.diffusion.model_dump()
     asked = {"world": cfg.world, "data.dataset": cfg.data.dataset, "diffusion": diffusion}
     if not (meta["world"] in WORLDS and WORLDS[meta["world"]].samples):
         wanted = f"only models of world {worlds_with('samples')} draw"
-        raise InputError(f"{cfg.ckpt_folder}: a checkpoint of world {meta['world']}; {wanted}")
+        raise InputError(f"{folder}: a checkpoint of world {meta['world']}; {wanted}")
     for key, value in found.items():
         if asked[key] != value:
-            raise InputError(f"{cfg.ckpt_folder}: {key}: the checkpoint has {value}, the config {asked[key]}")
+            raise InputError(f"{folder}: {key}: the checkpoint has {value}, the config {asked[key]}")
+    side, sides = cfg.data.image_size, meta["data"]["shape"][1:]
+    if isinstance(side, int) and [side, side] != sides:
+        own = "x".join(map(str, sides[::-1]))
+        raise InputError(f"{folder}: data.image_size: the checkpoint draws {own} pixels, the config says {side}")
 
 
 def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, classes: list[int]) -> dict:
@@ -96,11 +103,24 @@ def generation_contract(cfg: Config, meta: dict, kind: str, checkpoint: str, cla
 def read_generation(samples: Path | str) -> dict | None:
     """The contract in samples.json of the folder, or of the folder above (a class folder was named); None if neither.
 
-    Raises InputError where it is broken or its hash is not its protocol's.
+    An `.npz` of ours has it inside. Raises InputError where it is broken or its hash is not its protocol's.
     """
     folder = Path(samples).resolve()
+    if folder.suffix == ".npz" and (text := _inside(Path(samples))) is not None:
+        return read_contract(Path(samples), "write it again", Generation, text)
     beside = [path for path in (folder / GENERATION, folder.parent / GENERATION) if path.is_file()]
     return read_contract(beside[0], "sample again", Generation) if beside else None
+
+
+def _inside(npz: Path) -> bytes | None:
+    """The samples.json in an `.npz`; None where it has none. Raises InputError where something else is missing."""
+    if not npz.is_file():
+        return None
+    text, names = read_member(npz, GENERATION)
+    other = [name for name in names if name != GENERATION and not name.endswith(".npy")]
+    if other or (text is not None and {*names} != {GENERATION, *ARRAYS}):
+        raise InputError(f"{npz}: damaged: it holds {', '.join(sorted(names))[:200]}")
+    return text
 
 
 @contextlib.contextmanager
@@ -151,12 +171,13 @@ def check_complete(samples: Path | str, labels: Iterable[int], chosen: bool = Fa
     `labels` are those of the images that are judged; `chosen`: of some of the folder's classes.
     """
     made, name = read_generation(samples), Path(samples).resolve().name
-    if made is None or not Path(samples).is_dir():
+    packed = Path(samples).is_file()
+    if made is None or (packed and _inside(Path(samples)) is None):
         return
     n, classes = made["protocol"].get("n_per_class"), made["record"].get("classes")
     if n is None or classes is None:  # of another origin
         return
-    if not (Path(samples) / GENERATION).is_file():  # a class folder was named
+    if not packed and not (Path(samples) / GENERATION).is_file():  # a class folder was named
         classes = [int(name)] if name.isdecimal() else []
     counts = collections.Counter(labels)
     for c in sorted({*counts} if chosen else {*counts, *classes}):

@@ -20,6 +20,7 @@ from functions.files import write_atomic
 TILE = 64  # pixels: an image's longer side at least
 GAP, EDGE, LABEL = 4, 12, 170  # between images, around the page, the widest label
 SIZE, SMALL = 16, 13  # of letters
+LINES = 2  # that a long name may take
 INK, GREY, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
 RED = (213, 94, 0)  # vermilion: told from black and grey with every kind of colour blindness
 MARK = "forgotten"  # and the word, for those who see no colour
@@ -34,6 +35,29 @@ class Row(NamedTuple):
 
 
 Images = Sequence[Sequence[Image.Image]]  # rows of one size
+
+
+def spread_classes(n: int, most: int, forgotten: Sequence[int]) -> list[int]:
+    """At most `most` of 0..n-1, evenly spread, a forgotten one in place of its neighbour, as far as there is room."""
+    if n <= most:
+        return list(range(n))
+    chosen = [round(i * (n - 1) / max(most - 1, 1)) for i in range(most)]
+    shown = forgotten[:most]
+    for label in shown:
+        if label not in chosen:
+            free = [i for i in range(most) if chosen[i] not in shown]
+            chosen[min(free, key=lambda i: abs(chosen[i] - label))] = label
+    return sorted(chosen)
+
+
+def nearest_classes(n: int, most: int, forgotten: Sequence[int]) -> list[int]:
+    """At most `most` of 0..n-1: the forgotten ones, then those whose numbers are nearest; evenly spread without one.
+
+    In ImageNet's order near classes are alike: beside 207, golden retriever, lie other retrievers.
+    """
+    if not forgotten:
+        return spread_classes(n, most, forgotten)
+    return sorted(range(n), key=lambda c: (min(abs(c - f) for f in forgotten), c))[:most]
 
 
 def rows_of(classes: Sequence[int], names: Sequence[str], forgotten: Sequence[int]) -> list[Row]:
@@ -64,21 +88,25 @@ def sheet(sides: Mapping[str, Images], rows: Sequence[Row]) -> Image.Image:
     step = (tile[0] + GAP, tile[1] + GAP)
     side = max(len(first[0]) * step[0], *(_width(title, SIZE) for title in sides), 0) + EDGE
     labels = [_fitted(row) for row in rows]
-    margin = EDGE + max(_width(*label) for label in [*labels, (MARK, SMALL)]) + EDGE
+    lines = [(line, points) for words, points in labels for line in words]
+    margin = EDGE + max(_width(*line) for line in [*lines, (MARK, SMALL)]) + EDGE
     head = EDGE + SIZE + EDGE
     size = (margin + len(sides) * side, head + len(rows) * (step[1] + GAP) + EDGE)
     page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     for s, title in enumerate(sides):
         pen.text((margin + s * side, EDGE), title, fill=GREY, font=font(title, SIZE))
-    for r, (row, (label, points)) in enumerate(zip(rows, labels)):
+    for r, (row, (words, points)) in enumerate(zip(rows, labels)):
         y = head + r * (step[1] + GAP)
         if row.forgotten:
             frame = (EDGE // 2, y - GAP, size[0] - EDGE // 2 - 1, y + tile[1] + GAP - 1)
             pen.rectangle(frame, outline=RED, width=2)
             pen.text((EDGE, y + tile[1] // 2 + 3), MARK, fill=RED, font=font(MARK, SMALL))
-        top = y + tile[1] // 2 - (points + 4 if row.forgotten else points // 2 + 2)
-        pen.text((EDGE, top), label, fill=RED if row.forgotten else INK, font=font(label, points))
+        height = len(words) * (points + 4)
+        top = y + tile[1] // 2 - (height if row.forgotten else height // 2)
+        for i, line in enumerate(words):
+            place = (EDGE, top + i * (points + 4))
+            pen.text(place, line, fill=RED if row.forgotten else INK, font=font(line, points))
         for s, images in enumerate(sides.values()):
             for k, image in enumerate(images[r]):
                 large = image.convert("RGB").resize(tile, Image.Resampling.NEAREST)
@@ -96,16 +124,30 @@ def save(page: Image.Image, path: Path) -> None:
 # ---- letters
 
 
-def _fitted(row: Row) -> tuple[str, int]:
-    """A row's name, as large and as long as there is room; its number where no font here has the letters."""
+def _fitted(row: Row) -> tuple[list[str], int]:
+    """The lines of a row's name, as large and as long as there is room; its number where no font has the letters."""
     name = " ".join(row.name.split())
     if font(name, SIZE) is None:
         name = f"class {row.c}"
     if _width(name, SIZE) <= LABEL:
-        return name, SIZE
-    while _width(name, SMALL) > LABEL:
-        name = name.removesuffix("…")[:-1] + "…"
-    return name, SMALL
+        return [name], SIZE
+    lines = [""]
+    for word in name.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if _width(longer, SMALL) <= LABEL:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    return [_cut(line, cut=len(lines) > LINES and i == LINES - 1) for i, line in enumerate(lines[:LINES])], SMALL
+
+
+def _cut(line: str, cut: bool) -> str:
+    """With dots at its end where something was left out, or it is wider than there is room."""
+    line += "…" * cut
+    while _width(line, SMALL) > LABEL:
+        line = line.removesuffix("…")[:-1] + "…"
+    return line
 
 
 def _width(text: str, size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from functions.config.schema import Sampling
-from functions.config.selection import forgotten_classes
 from functions.errors import InputError
 from functions.files import temporary_name, write_json
 from functions.locks import writing_file
@@ -54,18 +53,24 @@ def write_folder(out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], mad
 
 
 def write_picture(
-    out: Path, wanted: Pairs, draw: Callable[[Pairs], Batches], made: dict, cfg: Sampling, meta: dict
+    out: Path,
+    wanted: Pairs,
+    sides: Mapping[str, Callable[[Pairs], Batches]],
+    rows: Sequence[sheet.Row],
+    made: dict,
+    cfg: Sampling,
 ) -> None:
-    """The `wanted` images on one picture, a row for each class, by the first process; `made` in a JSON beside it.
+    """The `wanted` images as each of `sides` draws them, beside one another under their titles, a row for each class.
 
-    `meta` is the checkpoint's: it knows the names of classes, and which one is forgotten.
+    By the first process, one side after the other; `made` in a JSON beside the picture.
     """
-    rows = sheet.rows_of(made["record"]["classes"], meta["data"]["classes"], forgotten_classes(meta["forget"]))
-    title = f"{cfg.sample_type}, {cfg.timesteps} steps, guidance {cfg.cond_scale:g}"
     with distributed.held_by_first(lambda: writing_file(out)):
         if distributed.rank() == 0:
-            pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in draw(wanted)]).numpy()
-            sheet.save(sheet.sheet({title: sheet.images_of(pixels, cfg.n_samples_per_class)}, rows), out)
+            pages = {}
+            for title, draw in sides.items():
+                pixels = torch.cat([to_uint8(images, cfg.minmax) for _, images in draw(wanted)]).numpy()
+                pages[title] = sheet.images_of(pixels, cfg.n_samples_per_class)
+            sheet.save(sheet.sheet(pages, rows), out)
             write_json(out.with_suffix(".json"), made)
         distributed.agree({"command": "sample"})
 

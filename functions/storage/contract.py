@@ -47,9 +47,12 @@ class Contract(Record):
     record: dict
 
 
-def read_contract(path: Path, remedy: str, schema: type[Contract] = Contract) -> dict:
-    """A contract on disk. Raises InputError where it is none or its hash is not its protocol's; `remedy` ends it."""
-    found = read_record(path, schema, remedy)
+def read_contract(path: Path, remedy: str, schema: type[Contract] = Contract, text: bytes | None = None) -> dict:
+    """A contract on disk, or the `text` of one inside the file `path`.
+
+    Raises InputError where it is none or its hash is not its protocol's; `remedy` ends it.
+    """
+    found = read_record(path, schema, remedy, text)
     if found["hash"] != protocol_hash(found["protocol"]):
         raise InputError(f"{path}: hash: not that of the protocol, so edited by hand; {remedy}")
     return found

@@ -18,6 +18,7 @@ import sample
 from functions.errors import InputError
 from functions.sampling import samplers, sheet
 from functions.sampling import write as sample_writing
+from functions.sampling.source import Source
 from functions.storage import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def test_pngs_are_what_the_sampler_gives_and_do_not_depend_on_the_batch():
     unet = models.build(meta["model"])
     unet.load_state_dict(cases.load_weights("run", "raw"))
     cfg = sample.config.load_config("digits_sample.yml", "sample", flags={"ckpt_folder": "run", "timesteps": 4})
-    task, _ = sample.load(cfg, checkpoint.Snapshot.open("run"), "raw")
+    task, _ = Source.open(cfg, models).load(cfg, models)
     images = samplers.generate(task, unet, [3, 3, 7, 7], [0, 1, 0, 1], (1, 8, 8), cfg.sampling, seed=5)
     for (c, k), wanted in zip([(3, 0), (3, 1), (7, 0), (7, 1)], images):
         grey = pixels(folder / f"{c}/{k}.png")

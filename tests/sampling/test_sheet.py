@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functions import imagenet
 from functions.errors import InputError
 from functions.sampling import sheet
 from functions.sampling.folders import find_samples
@@ -62,9 +63,9 @@ def test_names_of_many_scripts_are_drawn_and_those_without_a_font_are_numbers(mo
     monkeypatch.setattr(sheet, "_installed", lambda: [])
     sheet.font.cache_clear()
     for name in ("Füchse & Bären", "кошка", "γάτα", "con mèo"):
-        assert sheet._fitted(Row(1, name)) == (name, sheet.SIZE)
-    assert sheet._fitted(Row(2, "猫"))[0] == "class 2"
-    assert sheet._fitted(Row(0, "two\nlines"))[0] == "two lines"
+        assert sheet._fitted(Row(1, name)) == ([name], sheet.SIZE)
+    assert sheet._fitted(Row(2, "猫"))[0] == ["class 2"]
+    assert sheet._fitted(Row(0, "two\nlines"))[0] == ["two lines"]
     sheet.font.cache_clear()
 
 
@@ -83,11 +84,33 @@ def test_another_font_of_the_machine_is_found(monkeypatch, tmp_path):
     sheet.font.cache_clear()
 
 
-def test_long_names_end_in_dots_and_wide_titles_fit():
-    label, size = sheet._fitted(Row(0, "great white shark, man-eater, Carcharodon carcharias"))
-    assert label.startswith("great white") and label.endswith("…") and sheet._width(label, size) <= sheet.LABEL
+def test_long_names_are_wrapped_and_longer_ones_end_in_dots():
+    lines, size = sheet._fitted(Row(0, "Chesapeake Bay retriever of Maryland"))
+    assert " ".join(lines) == "Chesapeake Bay retriever of Maryland" and len(lines) == 2
+    for name in ("great white shark, man-eater, Carcharodon carcharias", "x" * 99, "a " + "x" * 99):
+        lines, size = sheet._fitted(Row(0, name))
+        assert len(lines) <= 2 and lines[-1].endswith("…") and name.startswith(lines[0].removesuffix("…"))
+        assert all(sheet._width(line, size) <= sheet.LABEL for line in lines)
     title = "generalized, 1000 steps, guidance 2"
     assert sheet.sheet({title: [grey(10)]}, [Row(0, "a")]).width > sheet._width(title, sheet.SIZE)
+
+
+def test_both_lines_of_a_name_stand_beside_its_own_row():
+    """Within the height of its images, forgotten or not, so that no name runs into another row."""
+    long, short = Row(0, "Chesapeake Bay retriever of Maryland"), Row(1, "a")
+    for rows in ([long, short], [long._replace(forgotten=True), short]):
+        page = np.asarray(sheet.sheet({"": [grey(10), grey(20)]}, rows)).astype(int)
+        first = np.argwhere((page == 10).all(2))[:, 0]
+        second = np.argwhere((page == 20).all(2))
+        letters = np.argwhere((page[: second[:, 0].min(), sheet.EDGE : second[:, 1].min() - 1] < 250).any(2))[:, 0]
+        letters = letters[letters > sheet.EDGE + sheet.SIZE]
+        inside = letters if not rows[0].forgotten else letters[(letters > first.min()) & (letters < first.max())]
+        assert first.min() <= inside.min() and inside.max() <= first.max()
+        assert inside.max() - inside.min() > 2 * sheet.SMALL
+
+
+def test_imagenets_classes_are_shown_by_their_english_names():
+    assert sheet.rows_of([207], imagenet.wnids(), [207]) == [Row(207, "golden retriever", True)]
 
 
 def test_colour_and_grey_pixels_become_rows():

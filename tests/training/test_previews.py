@@ -14,21 +14,21 @@ from runners import previews
 
 @pytest.mark.parametrize("n, most", [(10, 10), (10, 12), (10, 3), (10, 1), (1000, 10), (1001, 7), (2, 1)])
 def test_so_many_classes_chosen_evenly_and_always_the_forgotten_one(n, most):
-    plain = previews.grid_conditions(n, most, [])
+    plain = sheet.spread_classes(n, most, [])
     assert len(plain) == min(n, most) and plain[0] == 0
     steps = [b - a for a, b in itertools.pairwise(plain)]
     assert all(step > 0 for step in steps) and (not steps or max(steps) - min(steps) <= 1)
     assert most == 1 or plain[-1] == n - 1
     for forgotten in range(n):
-        chosen = previews.grid_conditions(n, most, [forgotten])
+        chosen = sheet.spread_classes(n, most, [forgotten])
         assert forgotten in chosen and chosen == sorted(set(chosen)) and len(chosen) == len(plain)
         assert all(0 <= c < n for c in chosen) and len(set(chosen) - set(plain)) <= 1  # the others are as before
 
 
 def test_several_forgotten_ones_are_shown_as_far_as_there_is_room():
-    assert previews.grid_conditions(10, 3, [3, 8]) == [0, 3, 8]
-    assert previews.grid_conditions(10, 2, [3, 0, 9]) == [0, 3]
-    assert previews.grid_conditions(10, 1, [3, 4]) == [3]
+    assert sheet.spread_classes(10, 3, [3, 8]) == [0, 3, 8]
+    assert sheet.spread_classes(10, 2, [3, 0, 9]) == [0, 3]
+    assert sheet.spread_classes(10, 1, [3, 4]) == [3]
 
 
 def test_a_run_draws_a_row_of_each(originals, monkeypatch):
@@ -84,10 +84,10 @@ def test_no_grid_costs_more_than_it_may(passes, decoding):
 
 
 def test_the_forgotten_class_first_then_its_neighbours():
-    assert previews.nearest_conditions(1000, 1, [207]) == [207]
-    assert previews.nearest_conditions(1000, 4, [207]) == [207, 206, 208, 205]
-    assert previews.nearest_conditions(10, 4, [0, 9]) == [0, 9, 1, 8]
-    assert previews.nearest_conditions(10, 3, []) == [0, 4, 9]
+    assert sheet.nearest_classes(1000, 1, [207]) == [207]
+    assert sheet.nearest_classes(1000, 4, [207]) == [207, 206, 208, 205]
+    assert sheet.nearest_classes(10, 4, [0, 9]) == [0, 9, 1, 8]
+    assert sheet.nearest_classes(10, 3, []) == [0, 4, 9]
 
 
 AUTO = ["preview=auto", "preview_freq=1", "snapshot_freq=2", "batch_size=64"]
