@@ -26,7 +26,8 @@ from functions.judging.contract import REFERENCE, reference_rule
 from functions.judging.features import Features, Network, cache_path, of_both
 from functions.judging.logits import fingerprint, logits_of, read_run
 from functions.judging.metrics_file import read_section, replace_section
-from functions.sampling.contract import GENERATION, read_generation
+from functions.sampling import npz
+from functions.sampling.contract import GENERATION, check_complete, read_generation
 from functions.sampling.folders import find_samples
 from functions.storage import dit_files
 from functions.storage.artifacts import export_mask_pt, load_fishers, load_mask, load_tensors
@@ -60,6 +61,7 @@ def everything(originals, tmp_path_factory):
     shutil.copytree(ddpm.run, folder / "ddpm")
     shutil.copytree(ddpm.saliency.parent, folder / "saliency")
     shutil.copytree(classifier.run, folder / "classifier")
+    npz.write(folder / "ddpm" / "class_samples")
     mask = load_mask(folder / "ddpm" / "mask_0" / "fisher_1.0.safetensors", None, None)
     export_mask_pt(folder / "mask.pt", mask)
     convert.main([str(folder / "ddpm"), "--export", "ddim", "--out", str(folder / "theirs.pth")])
@@ -164,6 +166,7 @@ KINDS = {
     "samples.json": Kind(
         lambda f: f / "ddpm" / "class_samples" / GENERATION, lambda f: read_generation(f / "ddpm" / "class_samples")
     ),
+    "samples in one file": Kind(lambda f: f / "ddpm" / "class_samples.npz", lambda f: packed(f / "ddpm")),
     "a sample": Kind(lambda f: f / "samples" / "2.png", lambda f: find_samples(f / "samples").images(1)),
     "reference.json": Kind(
         lambda f: f / "reference" / REFERENCE, lambda f: reference_rule(f / "reference", lambda: "not asked")
@@ -189,6 +192,14 @@ def latents(folder: Path) -> list:
 
 def load_dit(path: Path) -> tuple:
     return tuple(dit_files.load(path, models.build))
+
+
+def packed(folder: Path) -> tuple:
+    """All of a folder's images in one `.npz`: its contract, labels, pixels."""
+    path = folder / "class_samples.npz"
+    made, found = read_generation(path), find_samples(path)
+    check_complete(path, found.labels.tolist())
+    return made, found.labels, found.images(1)
 
 
 def judge(folder: Path) -> tuple:
@@ -233,7 +244,7 @@ def test_a_flipped_bit_never_becomes_another_number(everything, name):
             assert path.stem in str(error) and "\n" not in str(error), f"byte {at}: {error}"
         else:
             assert same(found, right), f"byte {at} of {len(data)}: another value, and nobody noticed"
-            assert kind.again or path.suffix in (".json", ".png", ".sha256"), (
+            assert kind.again or path.suffix in (".json", ".png", ".sha256", ".npz"), (
                 f"byte {at} of {len(data)}: went unnoticed"
             )
         finally:
