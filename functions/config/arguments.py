@@ -215,11 +215,6 @@ def add_training_arguments(p: Group) -> None:
     p.add_argument("--decreasing_lr", type=epochs, metavar="E,E", help="divide the rate by ten from these epochs on")
 
 
-def a_vae(text: str) -> str:
-    """An argparse type: the folder of an autoencoder, or `ema` and `mse` for the published ones."""
-    return f"stabilityai/sd-vae-ft-{text}" if text in ("ema", "mse") else a_path(text)
-
-
 def side(text: str) -> int | str:
     """Pixels, or `auto`."""
     return text if text == "auto" else a_side(text)

@@ -51,7 +51,6 @@ FLAGS = {
     "export": "saliency.export",
     "compile": "training.compile",
     "snapshot_every": "training.preview_freq",
-    "vae": "encoder",
     "bf16": "training.bf16",
     "ckpt_folder": "ckpt_folder",
     "mask_path": "unlearn.mask_path",

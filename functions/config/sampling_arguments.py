@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from functions.config.arguments import a_vae
 from functions.config.cli import Parser, a_path, a_seed, a_side, config_flags, number, say, whole
 from functions.config.schema import Config
 from functions.errors import InputError
@@ -43,7 +42,7 @@ def add_sampling_arguments(p: Parser) -> None:
     p.add_argument("--npz", action=argparse.BooleanOptionalAction, default=False, help=packed)
     other = "visualization: this run's images beside RUN's, from the same noise; repeatable"
     p.add_argument("--beside", type=a_path, action="append", default=[], metavar="RUN2", help=other)
-    p.add_argument("--vae", type=a_vae, metavar="ema|mse|FOLDER", help="where the autoencoder of latents lies now")
+    p.add_argument("--vae", type=a_path, metavar="ema|mse|FOLDER", help="where the autoencoder of latents lies now")
     p.add_argument("--image_size", type=a_side, metavar="PIXELS", help="only checked: the checkpoint says it")
 
 
