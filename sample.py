@@ -98,8 +98,8 @@ def sample(args: argparse.Namespace, runs: list[Config]) -> Path | None:
     named = f"class {', '.join(map(str, classes))}" if len(classes) <= MANY else f"{len(classes)} classes"
     print(f"{out}: {len(wanted) * len(sources)} images to draw of {named}", flush=True)
     # all have looked before one writes
-    facts = {"checkpoint": [s.hash for s in sources], "number of images to draw": len(wanted)}
-    distributed.agree(facts)
+    hashes = ", ".join(s.hash for s in sources)
+    distributed.agree({"checkpoint": hashes, "number of images to draw": len(wanted)})
     if picture:
         source.draw_picture(out, wanted, sources, cfg, models)
     elif wanted:

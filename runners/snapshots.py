@@ -214,7 +214,7 @@ def _write_preview(run, done: int, found: Preview | None) -> None:
     if found is None:
         return
     path, passes, size = _preview_path(run, done), _passes(run, done), found.grid
-    if not path.parent.exists():
+    if not path.parent.exists() and passes:
         if size is None:
             few = f"{passes:.0f} passes from one to the next do not pay for an image"
             return run.folder.say(f"no preview: {few}; training.preview=1 asks for one all the same")

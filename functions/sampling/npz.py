@@ -11,7 +11,7 @@ from torch import Tensor
 
 from functions import pictures
 from functions.errors import InputError
-from functions.files import sealed, stream_atomic
+from functions.files import natural, sealed, stream_atomic
 from functions.sampling.contract import ARRAYS, GENERATION, check_complete, read_generation
 from functions.sampling.folders import SampleSet, find_samples
 
@@ -43,7 +43,7 @@ def write(folder: Path) -> Path:
     """
     found, made = find_samples(folder), read_generation(folder)
     check_complete(folder, found.labels.tolist())
-    order = sorted(range(len(found)), key=lambda i: (int(found.paths[i].stem), int(found.labels[i])))
+    order = sorted(range(len(found)), key=lambda i: (natural(found.paths[i].stem), int(found.labels[i])))
     images = SampleSet(folder, found.labels[order], tuple(found.paths[i] for i in order))
     path = beside(folder)
     with stream_atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
