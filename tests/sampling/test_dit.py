@@ -54,6 +54,7 @@ def run(folder, mode, *more, n=2, vae=cases.VAE):
 
 
 STEPS = ["--timesteps", "4"]
+ALL_OF = {"count": None, "fraction": None, "index_file": None}  # a class forgotten as a whole
 PUBLISHED = ["--sample-type", "learned_range", "--num-sampling-steps", "5", "--cfg-scale", "4.0", "--global-seed", "3"]
 
 
@@ -172,8 +173,8 @@ def pages(monkeypatch):
 
 def test_runs_stand_beside_one_another_from_the_same_noise(pages):
     make_run()
-    make_run("after", seed=1, mode="sfron", forget={"label": 7})
-    make_run("again", seed=1, mode="sfron", forget={"label": 7})
+    make_run("after", seed=1, mode="sfron", forget={"label": 7, **ALL_OF})
+    make_run("again", seed=1, mode="sfron", forget={"label": 7, **ALL_OF})
     others = ["--beside", "after", "--beside", "again"]
     path = run("run", "visualization", *STEPS, *others, "--classes_to_generate", "3,7")
     (sides, rows), made = pages[0], json.loads(path.with_suffix(".json").read_text())
@@ -200,7 +201,7 @@ def test_other_pictures_do_not_stand_beside_one_another():
 
 
 def test_of_many_classes_a_picture_shows_the_forgotten_ones_and_their_neighbours(pages):
-    make_run(classes=50, forget={"label": 20}, mode="sfron")
+    make_run(classes=50, forget={"label": 20, **ALL_OF}, mode="sfron")
     run("run", "visualization", "--timesteps", "1", n=1)
     assert [row.c for row in pages[0][1]] == [20, 19, 21, 18, 22, 17, 23, 16, 24, 15]
     assert [row.name for row in pages[0][1]][:2] == ["c20", "c19"]
