@@ -21,7 +21,7 @@ from functions.config.load import load_config
 from functions.errors import InputError
 from functions.files import note
 from functions.locks import Busy, writing_folder
-from functions.storage.artifacts import load_fishers, read_provenance
+from functions.storage.artifacts import load_fishers, load_tensors, read_provenance
 from models import encoders
 from runners.passes import encode
 from runners.passes.encode import Encoding
@@ -212,6 +212,31 @@ def test_a_run_is_the_same_up_to_rounding(kept, originals, origin, no_vae_later,
     assert meta["data"] == cases.load_meta(Path(origin))["data"]
     assert sorted(cases.load_indices(from_latents)) == ["forget", "remain", "val"]
     assert len(cases.load_indices(from_latents)["remain"]) == 60
+
+
+def test_a_run_is_gone_on_with_to_the_same_bits(kept, origin):
+    whole = unlearned("finetune", origin, "--latents", str(kept))
+    half = unlearned("finetune", origin, "--latents", str(kept), "--set", "training.n_iters=2", "--save_dir", "half")
+    train.main(["--resume", str(half), "--set", "training.n_iters=4"])
+    assert cases.same(cases.weights(half), cases.weights(whole))
+
+
+def test_a_preview_alone_needs_the_autoencoder(kept, origin, monkeypatch):
+    load, loaded = encoders.load_vae, []
+    monkeypatch.setattr(encoders, "load_vae", lambda *of: loaded.append(of) or load(*of))
+    run = unlearned("finetune", origin, "--latents", str(kept), "--set", "training.preview=1")
+    assert len(loaded) == 1 and list((run / "previews").glob("*.png"))
+
+
+def test_saliency_from_latents_is_the_same_up_to_rounding(kept, origin, no_vae_later):
+    words = ["--mode", "generate_mask", "--config", *WORLD, "--ckpt_folder", origin, *POOL]
+    scores = []
+    for more in ((), ("--latents", str(kept))):
+        folder = train.main([*words, "--save_dir", f"mask{len(more)}", *more])
+        scores.append(load_tensors(folder / "score.safetensors")[0])
+        no_vae_later()
+    one, other = scores
+    assert all(torch.allclose(one[n], other[n], rtol=0.02, atol=0.02 * float(one[n].max())) for n in one)
 
 
 def test_fishers_and_masks_are_made_for_the_same(kept, origin, no_vae_later, tmp_path):
