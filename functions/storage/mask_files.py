@@ -27,8 +27,21 @@ def mask_file(given: str, forget: str, gamma: float | None) -> str:
     folder = path / forget if (path / forget).is_dir() else path
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
-        there = sorted(f.name for f in folder.iterdir() if f.name.startswith(("fisher_", "with_")) and f.is_file())
-        there = [name for name in there if name.endswith((".safetensors", ".pt"))]
-        offer = f"there are {', '.join(there)}" if there else "there is no mask (generate_fisher_mask.py makes masks)"
-        raise InputError(f"{folder / names[0]}: no such file (--mask_path {path}, --threshold {asked}); {offer}")
+        raise InputError(
+            f"{folder / names[0]}: no such file (--mask_path {path}, --threshold {asked}); {_offer(path, folder)}"
+        )
     return str(found[0])
+
+
+def _offer(path: Path, folder: Path) -> str:
+    """The masks in `folder`, or for which forget sets there are some below `path`."""
+    if there := _masks(folder):
+        return f"there are {', '.join(there)}"
+    if of := sorted(f.name for f in path.iterdir() if f.is_dir() and _masks(f)):
+        return f"there are masks of {', '.join(of)} (--label_to_forget)"
+    return "there is no mask (generate_fisher_mask.py makes masks)"
+
+
+def _masks(folder: Path) -> list[str]:
+    files = [f for f in folder.iterdir() if f.name.startswith(("fisher_", "with_")) and f.is_file()]
+    return sorted(f.name for f in files if f.suffix in (".safetensors", ".pt"))

@@ -109,6 +109,12 @@ def test_generate_mask_without_a_threshold_or_a_place_has_the_readmes(monkeypatc
     assert [p.name for p in paths] == [f"fisher_{gamma}.safetensors" for gamma in (0.5, 1.0, 3.0, 5.0, 10.0)]
 
 
+def test_a_class_without_images_here():
+    with pytest.raises(InputError, match="208"):
+        run(FISHER + TOY, cls="208")
+    assert not Path("masks/208").exists()
+
+
 def test_several_classes():
     run(FISHER + TOY, cls="tench")
     run(FISHER + TOY, cls="207,tench")
@@ -216,7 +222,11 @@ def test_previews_come_as_often_as_asked():
         ("$cls", "1000", r"label_to_forget: 1000 is not a class of imagenet, which has 1000 classes \(0\.\.999\)"),
         ("$cls", "'golden retriver'", r"\(did you mean 'golden retriever'\?\)"),
         ("$cls", "n02099610", r"\(did you mean 'n02099601'\?\)"),
-        ("$cls", "208", r"208"),  # which has no images here
+        (
+            "$cls",
+            "208",
+            r"masks/fisher_1\.0\.safetensors: no such file .*; there are masks of (0, 0\+207, )?207 \(--label",
+        ),
         ("vae --num", "nowhere --num", r"nowhere: no config\.json"),
         ("vae --num", f"{cases.VAE} --num", r"toy_vae: takes 1-channel images"),
         ("--ckpt $ckpt", "", r"ckpt_folder: missing.*--ckpt"),
