@@ -86,3 +86,19 @@ def test_no_method_has_more_steps_than_another_or_rates_that_were_not_tried(scri
         tried = [(float(t["optim.lr"]), t["training.n_iters"]) for t in trials]
         assert (cfg.optim.lr, cfg.training.n_iters) in tried, method
     assert max(steps.values()) == steps["sfron"] == steps["salun"] == steps["finetune"]
+
+
+def test_the_config_has_the_trials_that_the_rule_chose(script, monkeypatch):
+    """Lowest FID among UA >= 95 and share >= 90, else the largest min(UA, share); from the page's table of trials."""
+    monkeypatch.setattr(layers, "CONFIG_FOLDER", ROOT / "configs")
+    page = (ROOT / "docs" / "comparison_dit_shapes.md").read_text().split("## How")[1]
+    found = [line.strip("| ").split(" | ") for line in page.splitlines() if "n_iters" in line]
+    flags = {"ckpt_folder": "RUN", "label_to_forget": script["LABEL"]}
+    for method, trials in script["TRIALS"].items():
+        rows = [[float(x) for x in row[2:6]] for row in found if row[0] == script["TITLES"][method]]
+        assert len(rows) == len(trials) >= 2
+        good = [r for r in rows if r[0] >= 95 and r[2] >= 90]
+        best = min(good, key=lambda r: r[3]) if good else max(rows, key=lambda r: min(r[0], r[2]))
+        settings = [f"{key}={value}" for key, value in trials[rows.index(best)].items()]
+        plain = load_config(script["CONFIG"], method, flags=flags)
+        assert load_config(script["CONFIG"], method, settings=settings, flags=flags) == plain, method
