@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from functions.errors import InputError
-from functions.files import sha256_file
+from functions.files import check_exported, sha256_file
 from models.budget import MOST, Budget
 
 Normal = Callable[[Sequence[int]], Tensor]  # shape -> standard normal numbers
@@ -133,10 +133,11 @@ def facts_of(vae: str) -> dict:
 
 
 def read_config(folder: Path) -> dict:
-    """config.json of an AutoencoderKL. Raises InputError where the folder holds none."""
+    """config.json of an AutoencoderKL. Raises InputError where the folder holds none, or one that is damaged."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name}; wanted the folder of a diffusers AutoencoderKL (encoder.vae)")
+        check_exported(folder / name)  # train_vae.py writes their hashes beside them
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         sizes = [config[key] for key in ("in_channels", "latent_channels", "scaling_factor")]

@@ -17,10 +17,11 @@ from PIL import Image
 import convert
 import datasets
 import models
+import train_vae
 from datasets import shards
 from datasets.split import load_indices, save_indices
 from functions.errors import InputError
-from functions.files import note, write_atomic, write_json
+from functions.files import note, read_json, write_atomic, write_json
 from functions.judging.classifier import load_classifier, save_classifier
 from functions.judging.contract import REFERENCE, reference_rule
 from functions.judging.features import Features, Network, cache_path, of_both
@@ -36,6 +37,7 @@ from functions.storage.contract import contract
 from functions.storage.pickles import load_tensor_dict
 from functions.storage.published import load_list
 from functions.storage.run import read_origin
+from models.encoders import facts_of
 
 POSITIONS = 24
 
@@ -78,6 +80,8 @@ def everything(originals, tmp_path_factory):
     made |= {"format": 1, "vae": "a" * 64, "content": "b" * 64}
     moments = np.random.default_rng(0).standard_normal((4, 2, 4, 4, 4)).astype(np.float16)
     shards.claimed(folder / "latents", made).write(range(4), moments)
+    tiny = ["--width", "2", "--halvings", "1", "--steps", "1"]
+    train_vae.main(["--dataset", "digits", *tiny, "--out", str(folder / "vae")])
     (folder / "reference").mkdir()
     for k in range(4):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16), dtype=np.uint8)
@@ -181,6 +185,11 @@ KINDS = {
         f"latents: {name}": Kind(lambda f, name=name: f / "latents" / name, lambda f: latents(f / "latents"))
         for name in ("index.json", "000000.json", "000000.f16")
     },
+    **{
+        f"an autoencoder: {name}": Kind(lambda f, name=name: f / "vae" / name, lambda f: facts_of(str(f / "vae")))
+        for name in ("config.json", train_vae.WEIGHTS, "config.json.sha256")
+    },
+    "what is known of an autoencoder": Kind(lambda f: f / "vae" / "vae.json", lambda f: read_json(f / "vae/vae.json")),
     "indices": Kind(lambda f: f / "forget.json", lambda f: load_indices(f / "forget.json")),
     "the source of indices": Kind(lambda f: f / "forget.source.json", lambda f: load_indices(f / "forget.json")),
 }
