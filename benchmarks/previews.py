@@ -85,8 +85,8 @@ def training(n_iters: int, batch_size: int, preview: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     p = Parser(description=__doc__)
-    p.add_argument("--n_iters", type=whole(2), default=200)
-    p.add_argument("--every", type=whole(1), default=50)
+    p.add_argument("--n_iters", type=whole(2), default=400)
+    p.add_argument("--every", type=whole(1), default=100)
     args = p.parse_args(argv)
     decoding, share = predicted()
     with tempfile.TemporaryDirectory() as folder:

@@ -214,10 +214,10 @@ def _write_preview(run, done: int, found: Preview | None) -> None:
     if found is None:
         return
     path, passes, size = _preview_path(run, done), _passes(run, done), found.grid
-    if not path.parent.exists() and passes:
-        if size is None:
-            few = f"{passes:.0f} passes from one to the next do not pay for an image"
-            return run.folder.say(f"no preview: {few}; training.preview=1 asks for one all the same")
+    if size is None and done == min(_rhythm(run), run.cfg.training.n_iters):
+        few = f"{passes:.0f} passes from one to the next do not pay for an image"
+        run.folder.say(f"no preview: {few}; training.preview=1 asks for one all the same")
+    if size is not None and passes and not path.parent.exists():
         images = f"{size.rows} x {size.columns} image{'s' * (size.rows * size.columns > 1)} in {size.steps} steps"
         run.folder.say(f"previews of {images} take {found.passes / passes:.1%} of the run's passes (training.preview)")
     if found.page is not None:
