@@ -230,6 +230,7 @@ class Pieces:
             *start,
             "--n_samples_per_class",
             self.study.replay,
+            *self.settings,
         )
         self.stages.run(f"fim_s{seed}", fim, "--config", self.study.config("fim"), *start, *self.settings)
         return []
@@ -270,6 +271,7 @@ class Pieces:
                 SEED_OF_SAMPLES + seed,
                 "--out",
                 images,
+                *self.settings,
             )
             self.stages.run(f"evaluate_{name}_{part}", evaluator, images, reference, *features, "--out", numbers)
             self.stages.run(
