@@ -168,7 +168,8 @@ MODES_OF = {
     **{m: m for m in ("pretrain", "sfron", "sample", "fim", "sa", "esd", "erasediff", "finetune", "ga")},
 }
 BASELINES = ("finetune", "ga", "sa", "esd", "erasediff", "neggrad", "l1_sparse", "salun_soft", "scrub", "bad_teacher")
-NOT_OF_A_DIT = ("boundary_expand", "boundary_shrink", "encode")  # encode wants a folder, which is no setting
+# encode wants a folder and retrain an original, which are no settings
+NOT_OF_A_DIT = ("boundary_expand", "boundary_shrink", "encode", "retrain")
 VALID = [
     *(
         (p.name, MODES_OF[p.stem.split("_")[-1]])
