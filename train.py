@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None):
 
     mode = MODES[args.mode]
     with processes(), started_from(cfg, datasets, models, args.dry_run) as cfg:
-        materials = prepare(cfg, args.mode, mode.fresh)
+        materials = prepare(cfg, args.mode, mode.fresh, args.dry_run)
         runner = mode(materials.cfg, materials, args.resume)
         if args.dry_run:
             print(runner.plan())

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from functions.tasks import Denoising, linear_alpha_bar
+from models.dit import DiT
 from models.encoders import Pixels
 from models.unet import UNet
 
@@ -30,6 +32,23 @@ def digits_unet(device: torch.device) -> UNet:
 def digits_task(device: torch.device) -> Denoising:
     """What that U-Net learns: 1000 timesteps, ten classes."""
     return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), N_CLASSES, 0.1, "sum").to(device)
+
+
+def small_dit(device: torch.device, hidden_size: int, depth: int, image_size: int, n_classes: int = 10) -> DiT:
+    """A DiT of latents (4, H, H), patches of 2, heads of 32; all weights random, where a new one has zeros."""
+    torch.manual_seed(0)
+    model = DiT(2, hidden_size, depth, hidden_size // 32, 4, image_size, n_classes)
+    for p in model.parameters():
+        if p.requires_grad:
+            nn.init.normal_(p, std=0.05)
+    return model.to(device).eval()
+
+
+def dit_task(device: torch.device) -> Denoising:
+    """What that DiT learns: noise and its variance, of latents that lie ready."""
+    return Denoising(linear_alpha_bar(1000, 1e-4, 0.02), Pixels(), N_CLASSES, 0.1, "mean", learned_variance=True).to(
+        device
+    )
 
 
 def fastest(passes: dict[str, Callable[[], object]], repeats: dict[str, int], device: torch.device) -> dict[str, float]:

@@ -19,6 +19,17 @@ Normal = Callable[[Sequence[int]], Tensor]  # shape -> standard normal numbers
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # of a diffusers AutoencoderKL
 # Facts of the published ones that are asked for by name: then shapes are known before anything is fetched
 SD_VAE = {"in_channels": 3, "channels": 4, "factor": 8, "scale": 0.18215}
+# and their architecture, for those who need its size alone
+SD_VAE_CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "sample_size": 256,
+}
 PUBLISHED = {"stabilityai/sd-vae-ft-ema": SD_VAE, "stabilityai/sd-vae-ft-mse": SD_VAE}
 
 
@@ -69,6 +80,13 @@ class Latents:
     def identity(self) -> str:
         """SHA-256 of the autoencoder's weights, which are fetched where they have not been seen yet."""
         return self.sha256 or sha256_file(local_folder(self.place) / WEIGHTS)
+
+    def architecture(self) -> nn.Module:
+        """The autoencoder with random weights: what it is, not what it has learned. Nothing is fetched."""
+        from diffusers import AutoencoderKL
+
+        published = self.place in PUBLISHED and not Path(self.place).is_dir()
+        return AutoencoderKL.from_config(SD_VAE_CONFIG if published else read_config(Path(self.place)))
 
     def to(self, device: torch.device | str) -> Latents:
         """In place."""

@@ -30,6 +30,14 @@ def printed_indices(run: str) -> str:
     return json.dumps({**data, "split": "train", "indices": found["remain"].tolist(), **kept})
 
 
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The same model, its Dropout layers doing nothing from now on."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 @dataclass(frozen=True)
 class Original:
     """What `ckpt_folder` held when this command began: what its run saves meanwhile does not change it."""
@@ -77,10 +85,7 @@ class Original:
     def model(self, dropout: bool) -> nn.Module:
         """The original, ready to be changed; without `dropout` its Dropout layers do nothing."""
         model = self.snapshot.model(self.kind, models.build)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout) and not dropout:
-                module.p = 0.0
-        return model
+        return model if dropout else without_dropout(model)
 
     def encoder(self, asked: dict | None) -> dict:
         """As `meta.json` stores it. `asked` may say where an autoencoder lies now, and nothing else.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from functions.storage.mask_files import mask_file
 from functions.storage.meta import PIXELS, content, model_meta, run_meta
 from functions.tasks import Task
 from functions.training import distributed
+from functions.training.footprint import outline
 from functions.training.forward import set_float32
 from models.classifiers import check_takes, load_imagenet
 from runners.latents import kept
-from runners.original import Original
+from runners.original import Original, without_dropout
 from runners.worlds import WORLDS, Look, Score
 
 Images = datasets.ImageSet | datasets.FolderImages | LatentImages
@@ -99,8 +101,11 @@ def with_mask_file(cfg: Config) -> Config:
     return cfg.model_copy(update={"unlearn": u.model_copy(update=chosen)})
 
 
-def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
-    """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it."""
+def prepare(cfg: Config, mode: str, fresh: bool, dry: bool = False) -> Materials:
+    """Build everything a run needs; `fresh` initialises the model, otherwise `ckpt_folder` gives it.
+
+    `dry` gives an outline of the model, whose weights are not read and take no memory.
+    """
     device, world = distributed.choose_device(cfg.device), WORLDS[cfg.world]
     set_float32(cfg.training.precision if cfg.training else "fp32")
     d = cfg.data
@@ -122,7 +127,9 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     pretrained = (
         original.pretrained if original else cfg.model.arch if getattr(cfg.model, "pretrained", False) else None
     )
-    if fresh:
+    if dry:
+        source, model = None if fresh else original.hash, outlined(cfg, meta, device)
+    elif fresh:
         source, model = None, _fresh(cfg, meta, pretrained)
         if meta["name"] == "timm":
             check_takes(model, seen["shape"])
@@ -147,7 +154,9 @@ def prepare(cfg: Config, mode: str, fresh: bool) -> Materials:
     facts = {key: record[key] for key in ("data", "source", "mask", "indices", "selection")}
     distributed.agree({"config": config_hash(cfg), **facts, **_rhythm(cfg)})
     preview, validate = world.preview(cfg, task, images), world.validate(cfg, images, val)
-    model = model.to(device)
+    if dry and cfg.training:  # outlines do not change their format, and hold as much in any
+        cfg = cfg.model_copy(update={"training": cfg.training.model_copy(update={"channels_last": False})})
+    model = model if dry else model.to(device)
     return Materials(
         cfg, device, task, model, images, forget, remain, val, selection, original, record, preview, validate
     )
@@ -239,6 +248,12 @@ def mask_hash(cfg: Config) -> str | None:
     """SHA-256 of the mask a run uses, so that a resumed run notices another one under the same name."""
     path = cfg.unlearn and cfg.unlearn.mask_path
     return None if path is None else sha256_file(path)
+
+
+def outlined(cfg: Config, meta: dict, device: torch.device) -> nn.Module:
+    """The model that `meta` describes, for its shapes."""
+    model = outline(partial(models.build, meta), device)
+    return model if not cfg.unlearn or cfg.unlearn.dropout else without_dropout(model)
 
 
 def _fresh(cfg: Config, meta: dict, pretrained: str | None) -> nn.Module:

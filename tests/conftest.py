@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from functions.experiments import curves
+from runners import plan
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 # Jobs in the background and nohup ignore these, and tests send them.
@@ -41,6 +42,12 @@ def no_curves(request, monkeypatch):
     """A plot costs half a second, and hundreds of runs here end with one: two files draw them for all."""
     if request.path.name not in ("test_curves.py", "test_first_hour.py"):
         monkeypatch.setattr(curves, "of_run", lambda run, title: f"{run}: no curves in tests")
+
+
+@pytest.fixture(autouse=True)
+def no_memory_table(monkeypatch):
+    """Seconds for each dry run; tests/training/test_footprint.py looks at it."""
+    monkeypatch.setattr(plan, "_memory", lambda run: ())
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ def adamw8bit(params: list[nn.Parameter], optim, decay: float) -> torch.optim.Op
         missing = f"needs bitsandbytes ({error}): pip install bitsandbytes"
         raise InputError(f"optim.name: adamw8bit {missing}, or optim.name=adamw") from None
     make = bitsandbytes.optim.AdamW8bit
-    probe = nn.Parameter(params[0].new_zeros(4096))  # fewer would keep moments of 32 bits
+    probe = nn.Parameter(torch.zeros(4096, device=params[0].device))  # fewer would keep moments of 32 bits
     probe.grad = torch.ones_like(probe)
     try:
         make([probe], lr=optim.lr).step()

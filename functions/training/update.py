@@ -55,6 +55,7 @@ class Update:
             else:
                 decay_gradients(params, gradients, masks, self.decay)
         optimizer.step()
+        optimizer.zero_grad()  # at once: they would take memory beside the next step's activations
 
     def _rows(self, mask: Mask | None) -> tuple[Tensors, Tensors, Tensors]:
         """Weights that have a gradient, their gradients and their masks."""

@@ -10,6 +10,7 @@ from functions.config.schema import Training
 from functions.errors import InputError
 from functions.training.forward import checkpoint_blocks, training_forward
 from models.classifiers import SmallCNN
+from models.dit import DiT
 from models.unet import AttnBlock, ResnetBlock, UNet
 
 CPU = torch.device("cpu")
@@ -85,6 +86,42 @@ def test_every_block_that_the_model_names_is_recomputed():
     patched = {m for m in model.modules() if "forward" in vars(m)}
     assert patched == {m for m in model.modules() if isinstance(m, ResnetBlock | AttnBlock)} and len(patched) > 5
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in unet().named_parameters()]
+
+
+def dit():
+    torch.manual_seed(0)
+    model = DiT(2, 16, 2, 2, in_channels=1, image_size=8, n_classes=10)
+    for p in model.parameters():
+        if p.requires_grad:  # a new one is zero
+            nn.init.normal_(p, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 3}, {"checkpointing": True}], ids=str)
+def test_a_dits_gradients_are_those_of_the_whole_batch(options, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
+    found = []
+    for called in (lambda m: m, lambda m: training_forward(m, CPU, training(**options))):
+        model = dit().double()
+        params = [p for p in model.parameters() if p.requires_grad]
+        found.append(torch.autograd.grad(called(model)(*batch()).square().sum(), params))
+    for a, b in zip(*found, strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_dit_in_bfloat16_is_near_the_one_in_float32(checkpointing):
+    x, t, c = batch()
+    model = dit()
+    plain = model(x.float(), t, c)
+    model = dit()
+    out = training_forward(model, CPU, training(precision="bf16", checkpointing=checkpointing))(x.float(), t, c)
+    assert out.dtype == torch.float32 and not torch.equal(out, plain)
+    # bfloat16 has 8 bits: each of some ten layers in a row rounds by 2^-9
+    assert (out - plain).norm() < 10 * 2**-8 * plain.norm()
+    out.square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
 def test_timms_own_switch_is_used():
