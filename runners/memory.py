@@ -42,7 +42,7 @@ def of_step(runner: type, cfg: Config, materials: Materials) -> Memory:
     with Held() as held:
         parts["weights"] = held.hold([*model.parameters(), *model.buffers()])
         parts["gradients"] = size(p for p in model.parameters() if p.requires_grad)
-        parts["autoencoder"] = held.hold(_autoencoder(of))
+        parts["autoencoder"] = size(_autoencoder(of))
         parts["data set"] = held.hold(t for t in vars(of.images).values() if isinstance(t, Tensor))
         before = held.now
         run = runner(measured, of)

@@ -7,6 +7,7 @@ themselves, the allocator's rounding and gaps, torch's own libraries.
 
 from __future__ import annotations
 
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,8 +24,9 @@ SHAPES = FakeTensorMode(allow_non_fake_inputs=True)
 
 def outline(build: Callable[[], nn.Module], device: torch.device) -> nn.Module:
     """The module that `build` makes, for `device`, with weights that take no memory. What it computes has no values."""
-    # asked for by copies of modules, and harmless there
-    warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+    # said where modules are copied, and where tensors with values meet such without: no value is used
+    for line in ("Accessing the data pointer of FakeTensor", "The .grad attribute of a Tensor that is not a leaf"):
+        warnings.filterwarnings("ignore", message=re.escape(line))
     with torch.device("meta"):
         module = build()
     with SHAPES:
