@@ -103,8 +103,7 @@ def sample(args: argparse.Namespace, runs: list[Config]) -> Path | None:
     if picture:
         source.draw_picture(out, wanted, sources, cfg, models)
     elif wanted:
-        draw = lambda pairs: sources[0].draw(pairs, cfg, models, there)
-        write_folder(out, wanted, draw, made, cfg.sampling)
+        write_folder(out, wanted, sources[0].drawing(cfg, models, there), made, cfg.sampling)
     if args.npz:
         written = distributed.on_first(lambda: npz.write(out))
         print(f"{written}: all images of {out}", flush=True)

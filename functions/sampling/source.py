@@ -74,13 +74,13 @@ class Source:
         device = choose_device(cfg.device)
         return task.to(device), model.to(device).eval().requires_grad_(False)
 
-    def draw(
-        self, pairs: Pairs, cfg: Config, zoo: ModuleType, there: Callable[[tuple[int, int]], bool] = lambda pair: False
-    ) -> Iterator[tuple[Pairs, Tensor]]:
-        """Batches of the images `pairs`, (class, number), with their pixels; those that are `there` left out."""
+    def drawing(
+        self, cfg: Config, zoo: ModuleType, there: Callable[[tuple[int, int]], bool] = lambda pair: False
+    ) -> Callable[[Pairs], Iterator[tuple[Pairs, Tensor]]]:
+        """The model is read now; then pairs (class, number) -> batches of them with their pixels, `there` left out."""
         task, model = self.load(cfg, zoo)
         shape = task.encoder.shape(self.meta["data"]["shape"])
-        yield from samplers.generate_all(task, model, pairs, shape, cfg.sampling, cfg.seeds.seed, there)
+        return lambda pairs: samplers.generate_all(task, model, pairs, shape, cfg.sampling, cfg.seeds.seed, there)
 
 
 def check_beside(sources: list[Source]) -> None:
@@ -114,7 +114,9 @@ def draw_picture(out: Path, wanted: Pairs, sources: list[Source], cfg: Config, z
     names = (
         titles(sources) if len(sources) > 1 else [f"{s.sample_type}, {s.timesteps} steps, guidance {s.cond_scale:g}"]
     )
-    sides = {name: (lambda pairs, source=source: source.draw(pairs, cfg, zoo)) for name, source in zip(names, sources)}
+    sides = {
+        name: (lambda pairs, source=source: source.drawing(cfg, zoo)(pairs)) for name, source in zip(names, sources)
+    }
     forgotten = {c for source in sources for c in source.forgotten}
     rows = sheet.rows_of(classes, sources[0].meta["data"]["classes"], forgotten)
     write_picture(out, wanted, sides, rows, {**made[0], "beside": made[1:]} if made[1:] else made[0], s)
