@@ -22,6 +22,7 @@ import save_base_dataset
 import train
 import train_classifier
 from functions.config.cli import config_flags
+from functions.config.sampling_arguments import flags_of
 from functions.config.load import load_config
 from functions.config.names import UNLEARN_ALIAS
 from functions.errors import InputError
@@ -266,7 +267,7 @@ def test_commands_in_the_readme_parse_and_name_files_that_exist(document):
             args.config = train.config_name(args)
         if getattr(args, "config", None):
             mode = MODE_OF.get(module.__name__) or args.mode
-            flags = config_flags(args, getattr(module, "FLAGS", []))
+            flags = flags_of(args) if module is sample else config_flags(args, getattr(module, "FLAGS", []))
             load_config(args.config, mode, getattr(args, "overlay", None), args.set, flags)
 
 
