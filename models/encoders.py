@@ -176,7 +176,7 @@ def local_folder(vae: str) -> Path:
 
     try:
         return Path(snapshot_download(vae, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's library has a dozen kinds for "not to be had"
+    except OSError as error:  # what the hub's library raises for no network, no such file, no answer, all of them
         what = f"could not be fetched ({type(error).__name__}); give its folder: --vae FOLDER (encoder.vae)"
         raise InputError(f"{vae}: {what}") from None
 

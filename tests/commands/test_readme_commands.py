@@ -22,9 +22,9 @@ import save_base_dataset
 import train
 import train_classifier
 from functions.config.cli import config_flags
-from functions.config.sampling_arguments import flags_of
 from functions.config.load import load_config
 from functions.config.names import UNLEARN_ALIAS
+from functions.config.sampling_arguments import flags_of
 from functions.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
